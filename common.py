@@ -1,0 +1,783 @@
+"""What the method scripts share and no paper has an opinion about: flags, reading videos, sampling, lists, transforms,
+the embedded benchmark, checkpoints, logs. No method, no loss, no model. Imports nothing of ours.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from hashlib import sha1
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.distributed as dist
+from av.video.reformatter import VideoReformatter
+from torchvision.io import decode_image, write_png
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what, where, what to do. The command line prints it and exits with 2."""
+
+
+# ---- Flags --------------------------------------------------------------------------------------------------------
+def arg(default, help, choices=None, low=None, positional=False):
+    """A field of Args that is a flag: its default, one line of help, the allowed values or the least one."""
+    return field(default=default, metadata=dict(help=help, choices=choices, low=low, positional=positional))
+
+
+def cli(Args, main, toy=None, short=None, argv=None):
+    """Read flags into the dataclass Args and run main(args); a UserError ends with one line and exit code 2.
+
+    toy: values that replace the defaults where no --train list is given, that is on the embedded benchmark.
+    short: {flag: {field: value}}, flags that stand for several others, such as --baseline.
+    """
+    toy, short = toy or {}, short or {}
+    parser = argparse.ArgumentParser(description=sys.modules[Args.__module__].__doc__, allow_abbrev=False,
+                                     argument_default=argparse.SUPPRESS,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Args):
+        name, many = f.name.replace("_", "-"), isinstance(f.default, tuple)
+        kind = type(f.default[0]) if many and f.default else str if many else type(f.default)
+        note = f" [{f.default}{f'; embedded {toy[f.name]}' if f.name in toy else ''}]".replace("%", "%%")
+        how = (dict(action=argparse.BooleanOptionalAction) if kind is bool else
+               dict(type=kind, choices=f.metadata["choices"], **(dict(nargs="*") if many else {})))
+        parser.add_argument(name if f.metadata["positional"] else f"--{name}", help=f.metadata["help"] + note, **how)
+    for name, values in short.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"short for {values}")
+    given = vars(parser.parse_args(argv))
+    try:
+        values = {} if given.get("train") else dict(toy)
+        for name in [name for name in short if given.pop(name, False)]:
+            if clash := set(short[name]) & set(given) - {"out"}:
+                raise UserError(f"--{name} contradicts --{clash.pop().replace('_', '-')}: give one of them")
+            values |= short[name]
+        args = Args(**values | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        for f in fields(Args):
+            if f.metadata["low"] is not None and not getattr(args, f.name) >= f.metadata["low"]:
+                flag = f"--{f.name.replace('_', '-')} {getattr(args, f.name)}"
+                raise UserError(f"{flag}: must be at least {f.metadata['low']}")
+        main(args)
+    except UserError as error:                        # one from a loader's process comes with that process's traceback
+        print("error:", str(error).strip().rsplit("UserError: ", 1)[-1], file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+# ---- Video ---------------------------------------------------------------------------------------------------------
+# frame-exact random access. A frame's number is its place in the order in which the decoder gives it.
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def num_frames(path) -> int:
+    """Frames of a video file, a folder of frame images or one image (1); UserError if there are none. Damage
+    inside an MP4 or MKV shows only when it is read: read_clip then loops the frames that come before it."""
+    return len(_images(*_key(path)) or _index(*_key(path), False)[0])
+
+
+def read_clip(path, indices) -> torch.Tensor:
+    """Frames `indices` (any order, repeats allowed) -> uint8 (T, H, W, 3) RGB, turned upright, the very bits
+    of a decoding of the whole file. Indices past the end wrap round: short clips loop. UserError if none."""
+    if images := _images(*_key(path)):
+        indices = [int(i) % len(images) for i in indices]
+        try:
+            frames = {i: decode_image(images[i], "RGB", apply_exif_orientation=True) for i in set(indices)}
+            return torch.stack([frames[i].permute(1, 2, 0) for i in indices])
+        except RuntimeError as error:  # a broken image, or several sizes
+            raise _unreadable(path, str(error).splitlines()[0]) from None
+    for damaged in (False, True):
+        index = _index(*_key(path), damaged)
+        wanted = [int(i) % len(index[0]) for i in indices]
+        if frames := _decode(path, *index, set(wanted)):
+            return torch.from_numpy(np.stack([frames[i] for i in wanted]))
+    raise _unreadable(path, "it decodes differently every time")
+
+
+def _unreadable(path, why):
+    return UserError(f"cannot read {path}: {why}; replace it, or leave it out of the list")
+
+
+def _key(path):
+    """What the caches know a file by: written anew, it is read anew."""
+    try:
+        return str(path), os.stat(path).st_mtime_ns, os.stat(path).st_size
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from None
+
+
+@lru_cache(16384)
+def _images(path, mtime, size):
+    """The images of a folder in natural order (2.jpg before 10.jpg), or the one image; None for a video."""
+    if not os.path.isdir(path):
+        return [path] if path.lower().endswith(IMAGES) else None
+    names = [name for name in os.listdir(path) if name.lower().endswith(IMAGES)]
+    names.sort(key=lambda name: [int(s) if s.isdecimal() else s for s in re.split("([0-9]+)", name)])
+    if not names:
+        raise _unreadable(path, f"the folder holds no image ({', '.join(IMAGES)})")
+    return [os.path.join(path, name) for name in names]
+
+
+def _open(path):
+    try:
+        container = av.open(str(path), metadata_errors="replace")  # HMDB51 has titles that are not UTF-8
+        codec = container.streams.video[0].codec_context
+    except (av.FFmpegError, IndexError) as error:
+        raise _unreadable(path, getattr(error, "strerror", "it has no video stream")) from None
+    codec.thread_type, codec.thread_count = "NONE", 1  # more costs CPU time, and loaders are parallel already
+    return container, container.streams.video[0], codec
+
+
+def _is_start(packet, codec):
+    """Whether a decoder that begins at this packet is exact from its frame on. Of what H.264 files call key
+    frames, only IDR pictures (NAL type 5) are such; in MP4 and MKV each NAL unit follows its length."""
+    if not packet.is_keyframe or codec.name != "h264":
+        return packet.is_keyframe
+    data, at, config = bytes(packet), 0, codec.extradata or b"\0"
+    size = (config[4] & 3) + 1 if config[0] == 1 else len(data)
+    while at + size < len(data) and data[at + size] & 31 != 5:
+        at += size + int.from_bytes(data[at : at + size], "big")
+    return at + size < len(data)
+
+
+@lru_cache(16384)
+def _index(path, mtime, size, damaged):
+    """Index of a video, built once a process; packets are numbered in file order. -> (the packet of each
+    frame, the packet where decoding must begin for each frame, {such a packet: (dts, pts)} to seek to).
+
+    Presentation times give the order, without decoding, if the container has true ones and the codec makes a
+    frame of each packet. AVI has none (with those that FFmpeg makes up, B-frames of UCF101 and HMDB51 would
+    change places): there, and if the file is `damaged`, one full decode gives the order."""
+    container, stream, codec = _open(path)
+    timed = container.format.name.startswith(("mov", "matroska"))
+    timed = timed and codec.name in ("h264", "hevc", "vp9", "av1", "libdav1d") and not damaged
+    shown, keys, sound = [], {}, False  # shown: (time, packet) of each frame
+    with container, suppress(av.FFmpegError):  # a file that ends early gives what it has
+        for number, packet in enumerate(container.demux(stream)):
+            if packet.size and _is_start(packet, codec):
+                keys[number] = packet.pts if packet.dts is None else packet.dts, packet.pts
+            if not timed:
+                packet.pts = number  # a frame carries the time of its packet, so one knows whose it is
+                for frame in codec.decode(packet):
+                    shown.append((len(shown), frame.pts))
+                    if damaged or not frame.key_frame:  # an AVI's list of key frames may be wrong
+                        keys.pop(frame.pts, None)
+            elif packet.size and not packet.is_discard:  # discarded by an edit list
+                shown.append((packet.pts, number))
+            damaged |= packet.is_corrupt
+        sound = not damaged
+    times = [time for time, _ in shown]
+    sound = sound and 0 in keys and None not in times and len(set(times)) == len(times)
+    if timed and not (sound and codec.has_b_frames == (times != sorted(times))):
+        return _index(path, mtime, size, True)
+    if not shown:
+        raise _unreadable(path, "no frame can be decoded")
+    order = np.array([number for _, number in sorted(shown)], np.int32)
+    # pictures that follow a key frame in the file but precede it in time need the key frame before it
+    start = np.maximum.accumulate(np.where(np.isin(order, list(keys)), order, 0))
+    return order, start, keys if timed else {}
+
+
+def _decode(path, order, start, seek, wanted):
+    """{i: RGB image (H, W, 3)} of the frames i in `wanted`; None if what comes is not what the index says."""
+    frame_of = dict(zip(order.tolist(), range(len(order)), strict=True))  # packet -> frame
+    needed = np.zeros(order.max() + 1, np.int8)  # packets
+    for i in wanted:
+        needed[start[i] : order[i] + 1] = 1
+    spans = np.flatnonzero(np.diff(needed, prepend=0, append=0)).reshape(-1, 2).tolist()
+    container, stream, codec = _open(path)
+    images, came, number, to_rgb, width, height = {}, [], 0, VideoReformatter(), codec.width, codec.height
+    with container, suppress(av.FFmpegError):
+        for first, end in spans:
+            if target := seek.get(first) if first > number else None:
+                container.seek(target[0], stream=stream)  # to this packet, or to a key frame before it
+            for packet in container.demux(stream):
+                if target and packet.pts != target[1]:
+                    continue
+                number, target = first if target else number, None
+                if number >= first:
+                    # H.264 frames that no other refers to may be left out; other codecs promise less
+                    leave = seek and codec.name == "h264" and frame_of.get(number) not in wanted
+                    codec.skip_frame, packet.pts = "NONREF" if leave else "DEFAULT", number
+                    for frame in codec.decode(packet) + (codec.decode(None) if number + 1 == end else []):
+                        if seek and frame.is_corrupt:
+                            return None  # what hides the damage depends on what was decoded before
+                        i = frame_of.get(frame.pts)
+                        came += [] if i is None else [i]
+                        if i in wanted:
+                            plane = to_rgb.reformat(frame, width, height, "rgb24", threads=1).planes[0]
+                            rows = np.frombuffer(plane, np.uint8).reshape(height, -1)[:, : 3 * width]
+                            images[i] = np.rot90(rows.reshape(height, width, 3), frame.rotation // 90)
+                number += 1
+                if number == end:
+                    break
+            codec.flush_buffers()
+    return images if len(images) == len(wanted) and came == sorted(came) else None
+
+
+# ---- Sampling ------------------------------------------------------------------------------------------------------
+# int64 indices in [0, n), a function of n >= 1 frames; shorter videos loop (index % n)
+def random_clip(n, frames, stride, rng):
+    """(frames,) indices of a dense training clip, evenly from all that fit; rng: numpy Generator."""
+    return (rng.integers(max(n - (frames - 1) * stride, 1)) + np.arange(frames) * stride) % n
+
+
+def centre_clip(n, frames, stride, rng=None):
+    """(frames,) indices of the clip in the middle of the video (ALBAR App. B: its single clip at test)."""
+    return uniform_clips(n, frames, stride, 1)[0]
+
+
+def uniform_clips(n, frames, stride, clips, rng=None):
+    """(clips, frames) indices of clips with evenly spaced starts (SMAD Sec. 6.1: ten for SlowOnly). The
+    paper is silent; as in mmaction2 the first begins and the last ends with the video, one is the centre."""
+    room = max(n - (frames - 1) * stride - 1, 0)
+    starts = np.rint(np.arange(clips) * room / (clips - 1)) if clips > 1 else np.array([room // 2])
+    return (starts[:, None].astype(np.int64) + np.arange(frames) * stride) % n
+
+
+def sliding_windows(n, frames, stride, step, rng=None):
+    """(W, frames) indices of the fewest windows at 0, step, 2 step ... that reach the last frame (SDN: 16
+    frames, step 16; Hara: 32, 16). The last loops over its own frames as in 3D-ResNets. Keep step <= span."""
+    starts = np.arange(0, max(n - (frames - 1) * stride - 1, 0) + step, step)
+    starts = starts[starts < n, None]
+    return starts + np.arange(frames) % ((n - 1 - starts) // stride + 1) * stride
+
+
+def tsn_segments(n, segments, rng=None):
+    """(segments,) indices, in order, one in each of equal parts of the video: drawn with rng (TSN: 3), else
+    the middle (SMAD Sec. 6.1: 25 at test; as mmaction2). A video of fewer frames repeats some, in order."""
+    low, middle, high = ((2 * np.arange(segments) + k) * n // (2 * segments) for k in range(3))
+    return middle if rng is None else rng.integers(low, np.maximum(high, low + 1))
+
+
+# ---- Lists ---------------------------------------------------------------------------------------------------------
+@dataclass
+class VideoList:
+    paths: list[str]  # as in the list; the key of a video everywhere
+    labels: list[int]  # from 0, into classes
+    classes: list[str]
+    root: Path
+    kind: str  # the format it was seen as
+    sha1: str  # of the list file; for HMDB51 of the chosen lines
+
+    def __len__(self):
+        return len(self.paths)
+
+    def full(self, i):
+        return self.root / self.paths[i]
+
+
+def _lines(file):
+    """[("file:number", text)] of the lines that are not blank; UTF-8 with or without BOM, LF or CRLF."""
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot read it: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
+    return [(f"{file}:{i}", line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_list(path, root="", part="train", split=1, classes=None):
+    """VideoList of a list file or HMDB51's folder of <class>_test_splitN.txt (`name flag`: 1 train, 2 test).
+    A file is of the first kind that ALL its lines agree with: raw frames `folder frames label` (two whole
+    numbers at the end, the first > 0, no folder with two different ones: else plain paths end in a number),
+    UCF101 `Class/v_X_gNN_cNN.ext id` (from 1, from 0 if one is 0, or no id), ARAS `aras_clips/class/x label`,
+    plain `path label` (from 0; spaces allowed). root: the videos' folder, "" for the list's. Class names are
+    beside the list in classInd.txt, k400_actions.txt (ARAS) or classes.txt; else HMDB51's sorted, the folders
+    if one to one with labels, or the labels; `classes`, the training run's, must agree. UserError if bad."""
+    kinds = {  # (path with (class folder)) (frames) (label)
+        "raw frames": r"(.*\S)()\s+0*([1-9][0-9]*)\s+([0-9]{1,9})",
+        "UCF101": r"(([^/\s]+)/v_[^/\s]+_g\d+_c\d+\.\w+)()(?:\s+([0-9]{1,9}))?",
+        "ARAS": r"(aras_clips/.*\S)()()\s+([0-9]{1,9})",
+        "plain": r"(.*\S)()()\s+([0-9]{1,9})",
+        "HMDB51": r"(([^/]+)/.*\S)()\s+([012])"}  # only of a folder, after `class/` is put in front
+    path, rows, seen, tail = Path(path), [], {}, f"_test_split{split}.txt"
+    if path.is_dir():
+        kind, names = "HMDB51", sorted(file.name.removesuffix(tail) for file in path.glob("[!.]*" + tail))
+        lines = [(at, f"{name}/{line}") for name in names for at, line in _lines(path / (name + tail))]
+    else:
+        lines, ind, txt = _lines(path), path.with_name("classInd.txt"), path.with_name("classes.txt")
+        fits = {kind: [m for _, s in lines if (m := re.fullmatch(form, s))] for kind, form in kinds.items()}
+        ids, raw = {m[4] for m in fits["UCF101"]}, {m.group(1, 3) for m in fits["raw frames"]}
+        if len(raw) > len({folder for folder, _ in raw}):
+            del fits["raw frames"]
+        if not ind.is_file() and ("0" in ids or txt.is_file()):
+            del fits["UCF101"]  # its ids count from 0: labels
+        kind = next((kind for kind in fits if len(fits[kind]) == len(lines)), "plain")
+        if kind == "UCF101" and not ind.is_file():
+            raise UserError(f"{path}: UCF101's ids from 1, or none: put its classInd.txt beside the list")
+        file = {"UCF101": ind, "ARAS": path.with_name("k400_actions.txt")}.get(kind, txt)
+        names = [s.split()[-1] if file == ind else s for _, s in _lines(file)] if file.is_file() else []
+    ours, theirs = ([name.replace("_", " ").lower() for name in some or []] for some in (names, classes))
+    if ours and theirs and ours != theirs and not theirs[0].isdigit():
+        raise UserError(f"{path}: its classes are not the training run's, or in another order")
+    for where, line in lines:
+        if not (m := re.fullmatch(kinds[kind], line)):
+            raise UserError(f"{where}: expected `path label`, label >= 0 (HMDB51 flag 0-2): {line[:70]!r}")
+        if kind == "HMDB51" and m[4] != ("1" if part == "train" else "2"):
+            continue
+        label = names.index(m[2]) if m[2] in names else int(m[4] or 0)
+        if kind == "UCF101" and (m[2] not in names or m[4] not in (None, str(label + ("0" not in ids)))):
+            raise UserError(f"{where}: class folder or id does not agree with classInd.txt: {line!r}")
+        if label >= (limit := len(classes or names) or 10**6):
+            raise UserError(f"{where}: label {label} is outside the {limit} classes, 0 to {limit - 1}")
+        if (old := seen.setdefault(m[1], (label, where)))[0] != label:
+            raise UserError(f"{where}: {m[1]!r} has label {label} here and {old[0]} at {old[1]}")
+        rows.append((m[1], label))
+    if not rows:
+        raise UserError(f"{path}: no {part} videos in *{tail}" if path.is_dir() else f"{path}: empty list")
+    pairs = {(label, Path(video).parent.name) for video, label in rows}
+    folder = dict(pairs) if len(pairs) == len(dict(pairs)) == len({name for _, name in pairs}) else {}
+    names = classes or names or [folder.get(i) or str(i) for i in range(max(label for _, label in rows) + 1)]
+    content = path.read_bytes() if path.is_file() else "".join(f"{a} {b}\n" for a, b in rows).encode()
+    return VideoList([video for video, _ in rows], [label for _, label in rows], list(names),
+                     Path(root or (path.parent if path.is_file() else path)), kind, sha1(content).hexdigest())
+
+
+def _subset(videos, keep):
+    return replace(videos, paths=[videos.paths[i] for i in keep], labels=[videos.labels[i] for i in keep])
+
+
+def split_list(videos, share, seed):
+    """Hold out a share of the videos at random, seeded. -> VideoList to train on, VideoList held out"""
+    order = np.random.default_rng([seed, len(videos)]).permutation(len(videos)).tolist()
+    if not 0 < (n := round(share * len(videos))) < len(videos):
+        raise UserError(f"a share of {share} of {len(videos)} videos leaves none to train on or to validate with")
+    return _subset(videos, sorted(order[n:])), _subset(videos, sorted(order[:n]))
+
+
+def existing(videos, max_bad):
+    """The videos whose files exist. UserError where more than a share max_bad of them does not, naming the first."""
+    there = [i for i in range(len(videos)) if videos.full(i).exists()]
+    if (gone := len(videos) - len(there)) > max_bad * len(videos):
+        first = next(videos.full(i) for i in range(len(videos)) if not videos.full(i).exists())
+        raise UserError(f"{gone} of {len(videos)} videos do not exist, first {first}: check --root (now {videos.root})")
+    return _subset(videos, there)
+
+
+# ---- Transforms and batches ---------------------------------------------------------------------------------------
+def train_transform(size, scale=(0.08, 1.0), flip=0.5):
+    """(T, 3, H, W) uint8 -> (T, 3, size, size): one random resized crop and one flip for the whole clip."""
+    return v2.Compose([v2.RandomResizedCrop(size, tuple(scale), antialias=True), v2.RandomHorizontalFlip(flip)])
+
+
+def test_transform(size, resize):
+    """(T, 3, H, W) uint8 -> (T, 3, size, size): short side to `resize`, centre crop."""
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+
+
+def normalise(clip, mean, std):
+    """(..., 3, T, H, W) uint8 -> float32 (x / 255 - mean) / std, on the clip's device."""
+    mean, std = (torch.tensor(v, device=clip.device).view(3, 1, 1, 1) * 255 for v in (mean, std))
+    return clip.float().sub_(mean).div_(std)
+
+
+class Videos(torch.utils.data.Dataset):
+    """Clips of a VideoList. sample(n, rng) chooses frames, (T,) or (V, T); all that is random follows from
+    (seed, epoch, index), so neither the number of workers nor a resume changes it.
+
+    Item `epoch * len(videos) + index`: clip (3, T, H, W) or (V, 3, T, H, W) uint8, label, index, and bad: 1 where
+    the video cannot be read. Its place is then taken by the next that can (replace) or by black frames.
+    """
+
+    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=False):
+        self.videos, self.sample, self.transform, self.seed, self.replace = videos, sample, transform, seed, replace
+        self.cache = {} if cache else None            # decoded videos, kept in memory: for small ones alone
+
+    def __len__(self):
+        return len(self.videos)
+
+    def frames(self, path, rng):
+        if self.cache is None:
+            return read_clip(path, (at := self.sample(num_frames(path), rng=rng)).ravel()), at.shape
+        if path not in self.cache:
+            self.cache[path] = read_clip(path, np.arange(num_frames(path)))
+        return self.cache[path][(at := self.sample(len(self.cache[path]), rng=rng)).ravel()], at.shape
+
+    def __getitem__(self, key):
+        epoch, index = divmod(int(key), len(self))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        for at in range(index, index + (10 if self.replace else 1)):
+            try:
+                frames, shape = self.frames(self.videos.full(at % len(self)), rng)
+                break
+            except UserError as error:
+                reason = error
+        else:
+            if self.replace:
+                raise UserError(f"ten videos in a row cannot be read; the last: {reason}")
+            at, shape = -1, self.sample(1, rng=rng).shape
+            frames = torch.zeros(int(np.prod(shape)), 64, 64, 3, dtype=torch.uint8)
+        with torch.random.fork_rng(devices=[]):       # v2 draws from torch's own generator
+            torch.default_generator.manual_seed(int(rng.integers(2 ** 62)))
+            clip = self.transform(frames.permute(0, 3, 1, 2))
+        return {"clip": clip.unflatten(0, shape).transpose(-4, -3), "label": self.videos.labels[at % len(self)],
+                "index": index, "bad": int(at != index)}
+
+
+class Order(torch.utils.data.Sampler):
+    """Batches of an epoch: the order follows from (seed, epoch), and each process takes its share of each global
+    batch, in `accumulate` parts: more processes train the same thing. A resumed run skips `skip` global batches."""
+
+    def __init__(self, n, batch_size, seed, rank=0, world=1, accumulate=1):
+        if batch_size % (world * accumulate):
+            raise UserError(f"--batch-size {batch_size} is the global one: it must be a multiple of processes x "
+                            f"--accumulate = {world * accumulate}")
+        if n < batch_size:
+            raise UserError(f"{n} training videos are fewer than --batch-size {batch_size}: lower it")
+        self.n, self.batch_size, self.seed, self.rank, self.parts = n, batch_size, seed, rank, world * accumulate
+        self.world, self.epoch, self.skip = world, 0, 0
+
+    def __len__(self):
+        return (self.n // self.batch_size - self.skip) * (self.parts // self.world)
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n) + self.epoch * self.n
+        for step in range(self.skip, self.n // self.batch_size):
+            batch = order[step * self.batch_size:(step + 1) * self.batch_size].reshape(-1, self.parts)
+            for part in range(self.rank, self.parts, self.world):
+                yield batch[:, part].tolist()
+
+
+# ---- Embedded benchmark -------------------------------------------------------------------------------------------
+# A small world with known biases, so that every script runs without a download. An actor (sprite) moves over a scene
+# (texture) beside a static object. The ACTION is the motion alone: start, phase and speed are random and tracks wrap
+# around, so one frame never tells it. Scene, object, the actor's look and six yes/no tags follow the action as
+# strongly as SPLITS says. The 24 scenes are shared: each action has its own order of them, with a Zipf tail.
+ACTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "shake-sideways", "shake-upright")
+NOVEL = ("north-east", "south-east", "south-west", "north-west",
+         "slalom-right", "slalom-left", "shake-falling", "shake-rising")
+TAGS = ("event:confetti", "event:night", "attribute:outlined", "attribute:large", "context:striped", "context:warm")
+SCENES, LOOKS, SIDE, LENGTH = 24, 8, 40, 20       # scenes; looks of the actor (= objects); pixels; frames of a clip
+SPLITS = {  # clips, rule of the scene, and how often scene, object, look and tags follow the action, else at random
+    "pretrain": (2000, "head", 0.2, 0.2, 0.2, 0.2), "train": (1600, "head", 1.0, 0.8, 0.9, 0.3),
+    "val": (400, "head", 1.0, 0.8, 0.9, 0.3), "test": (400, "head", 1.0, 0.8, 0.9, 0.3),
+    "rare": (400, "tail", 1.0, 0.8, 0.9, 0.3), "web": (1200, "web", 1.0, 0.5, 0.5, 0.3),
+    "novel": (480, "head", 0.0, 0.0, 0.0, 0.0), "scuba-photo": (400,), "scuba-texture": (400,),
+    "scuba-sinusoid": (400,), "conflfg": (400,)}  # the last four: the actors of `test` over new backgrounds
+
+
+def toy_truth(seed, split, share=1.0):
+    """What is drawn in `split`: dict of arrays over its clips (action, label, scene, object, look, tags)."""
+    world, ranks = np.random.default_rng([seed, 0]), np.arange(1, SCENES + 1)
+    order = np.stack([world.permutation(SCENES) for _ in ACTIONS])            # an action's scenes, most frequent first
+    habit = world.integers(0, 2, (len(ACTIONS), len(TAGS)))                      # an action's usual tags
+    scene_tags = np.stack([np.arange(SCENES) % 2, np.arange(SCENES) // 2 % 2], 1)   # context: striped, warm
+    split = split if len(SPLITS[split]) > 1 else "test"
+    n, rule, *follow = SPLITS[split]
+    n, rng = max(len(ACTIONS), int(n * share)), np.random.default_rng([seed, 1, list(SPLITS).index(split)])
+    action = rng.permutation(np.arange(n) % len(ACTIONS))
+    zipf = {"head": (ranks <= SCENES // 3) / ranks, "tail": (ranks > SCENES // 3) / ranks, "web": ranks ** -1.6}[rule]
+    scene = order[action, rng.choice(SCENES, n, p=zipf / zipf.sum())]
+    scene, obj, look = (np.where(rng.random(n) < f, tied, rng.integers(0, k, n)) for f, tied, k in
+                        zip(follow, (scene, action, action), (SCENES, LOOKS, LOOKS), strict=False))
+    tags = np.where(rng.random((n, len(TAGS))) < follow[3], habit[action], rng.integers(0, 2, (n, len(TAGS))))
+    tags[:, 4:] = scene_tags[scene]
+    wrong = (rng.random(n) < 0.15) & (split == "web")                            # web labels are not clean
+    label = np.where(wrong, (action + rng.integers(1, len(ACTIONS), n)) % len(ACTIONS), action)
+    return dict(action=action, label=label, scene=scene, object=obj, look=look, tags=tags.astype(bool))
+
+
+def _track(motion, rng):
+    """Offsets (LENGTH, 2) in pixels of an actor from its start, at a random speed, phase and radius."""
+    t, r, w, phase = np.arange(LENGTH), rng.uniform(7, 10), rng.uniform(0.25, 0.4), rng.uniform(0, 2 * np.pi)
+    line, sin, cos, no = rng.uniform(1.4, 2.2) * t, r * np.sin(w * t + phase), r * np.cos(w * t + phase), 0 * t
+    return np.stack({"right": (line, no), "left": (-line, no), "down": (no, line), "up": (no, -line),
+                     "clockwise": (cos, sin), "anticlockwise": (cos, -sin), "shake-sideways": (sin, no),
+                     "shake-upright": (no, sin), "north-east": (line, -line), "south-east": (line, line),
+                     "south-west": (-line, line), "north-west": (-line, -line), "slalom-right": (line, sin),
+                     "slalom-left": (-line, sin), "shake-falling": (sin, sin), "shake-rising": (sin, -sin)}[motion], 1)
+
+
+def _hue(h, value):
+    k = (np.array([5, 3, 1]) + h * 6) % 6                                        # HSV to RGB at saturation 0.9
+    return 255 * value * (1 - 0.9 * np.clip(np.minimum(k, 4 - k), 0, 1))
+
+
+def _actor(motion, look, outlined, large, rng):
+    """A sprite on its track over a torus: colours (T, S, S, 3) and its soft mask (T, S, S, 1)."""
+    lobes, depth = ((0, 0), (4, 0.16), (3, 0.28), (5, 0.4), (2, 0.4), (6, 0.25), (8, 0.3), (4, 0.5))[look]
+    centre = rng.uniform(0, SIDE, 2) + _track(motion, rng)
+    radius, colour = (9.4 if large else 7.5) * rng.uniform(0.9, 1.1), _hue(look / LOOKS, rng.uniform(0.8, 1))
+    x, y = ((np.mgrid[:SIDE, :SIDE] - centre[:, ::-1, None, None] + SIDE / 2) % SIDE - SIDE / 2).swapaxes(0, 1)[::-1]
+    swing = np.cos(lobes * (np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)))
+    edge = (radius * (1 - depth / 2 + depth / 2 * swing) - np.hypot(x, y))[..., None]    # pixels to the outline
+    return np.where(edge < 1.5, 255.0 if outlined else 0.55 * colour, colour), np.clip(edge + 0.5, 0, 1)
+
+
+def _photo(rng, striped, warm):
+    """A periodic scene (S, S, 3): noise with the 1/f spectrum of photographs, in a palette of its own."""
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE)))
+    f[0, 0] = 1
+    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, SIDE, SIDE))) / f ** 1.2).real
+    noise = (noise - noise.mean((1, 2), keepdims=True)) / noise.std((1, 2), keepdims=True)
+    picture = 60 + 0.5 * _hue(rng.uniform(-0.1, 0.2) if warm else rng.uniform(0.35, 0.75), rng.uniform(0.5, 0.8))
+    picture = picture + np.einsum("chw,cd->hwd", noise, rng.normal(0, 18, (3, 3)))
+    y, x = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
+    return picture + striped * 35 * np.sign(np.sin(rng.integers(2, 7) * x + rng.integers(2, 7) * y))[..., None]
+
+
+def _texture(rng):
+    """Random coloured cells (S, S, 3), where the released SCUBA sets have pictures made by VQGAN-CLIP."""
+    points, colours = rng.uniform(0, SIDE, (14, 2)), rng.uniform(20, 235, (14, 3))
+    d = np.abs(np.mgrid[:SIDE, :SIDE].transpose(1, 2, 0)[:, :, None] - points)
+    d = np.hypot(*np.minimum(d, SIDE - d).transpose(3, 0, 1, 2))
+    return colours[d.argmin(-1)] * (1 - d.min(-1, keepdims=True) / SIDE)
+
+
+def _sinusoid(rng):
+    """Sinusoid stripes (S, S, 3) as Li et al. 2023 draw them: their 256 pixels scaled to S, then rotated."""
+    unit, colour, a = SIDE / 256, rng.uniform(0, 1, 3), rng.uniform(0, 2 * np.pi)
+    half, w = rng.uniform(5, 20) * unit, 2 * np.pi / (rng.uniform(4, 1004) * unit)
+    gap, height, shift = half * rng.uniform(3, 5), rng.uniform(10, 110) * unit, rng.uniform(-100, 100) * unit
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    x, y = x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)
+    d = (y - height * np.sin(w * (x + shift))) % gap
+    return 255 * np.where((np.minimum(d, gap - d) < half)[..., None], 1 - colour, colour)
+
+
+def toy_clip(seed, split, i, truth):
+    """Draw clip i of a split: frames (T, S, S, 3) uint8 and the actor's mask (T, S, S) bool."""
+    source = split if len(SPLITS[split]) > 1 else "test"
+    behind = "scuba-sinusoid" if split == "conflfg" else split                     # Confl-FG: on the same stripes
+    rng, ground = (np.random.default_rng([seed, 2, list(SPLITS).index(s), i]) for s in (source, behind))
+    confetti, night, outlined, large, striped, warm = truth["tags"][i]
+    motion = (NOVEL if split == "novel" else ACTIONS)[truth["action"][i]]
+    colours, mask = _actor(motion, truth["look"][i], outlined, large, rng)
+    if split == source:
+        scene = _photo(np.random.default_rng([seed, 3, truth["scene"][i]]), striped, warm)
+        scene = np.roll(scene, rng.integers(0, SIDE, 2), (0, 1)) * rng.uniform(0.85, 1.15)
+        glyph = np.random.default_rng([9, truth["object"][i]])                       # a static object: a 4 x 4 glyph
+        shape, (r, c) = glyph.random((4, 4)).repeat(2, 0).repeat(2, 1) < 0.6, rng.integers(0, SIDE - 8, 2)
+        scene[r:r + 8, c:c + 8] = np.where(shape[..., None], _hue(glyph.random(), 1), 30)
+        scene[rng.random((SIDE, SIDE)) < 0.03 * confetti] = 255
+    else:
+        scene = (_photo(ground, *ground.random(2) < 0.5) if split == "scuba-photo" else
+                 _texture(ground) if split == "scuba-texture" else _sinusoid(ground))
+    if split == "conflfg":                          # a second actor of another class, still, behind the moving one
+        j = ground.choice(np.flatnonzero(truth["action"] != truth["action"][i]))
+        still, cut = _actor(ACTIONS[truth["action"][j]], truth["look"][j], *truth["tags"][j, 2:4],
+                            np.random.default_rng([seed, 2, list(SPLITS).index("test"), j]))
+        scene = cut[LENGTH // 2] * still[LENGTH // 2] + (1 - cut[LENGTH // 2]) * scene
+    frames = (mask * colours + (1 - mask) * scene) * (0.6 if night and split == source else 1)
+    return frames.clip(0, 255).astype(np.uint8), mask[..., 0] > 0.5
+
+
+def _toy_write(job):
+    """Draw and encode one clip; gives its mask, packed, and boxes (T, 4) as x0, y0, x1, y1."""
+    folder, seed, split, i, truth = job
+    frames, mask = toy_clip(seed, split, i, truth)
+    file = folder / split / f"{i:04d}"
+    if split == "web" and i % 2:                                                   # half of the web is images
+        write_png(torch.from_numpy(frames[0]).permute(2, 0, 1).contiguous(), f"{file}.png")
+    else:
+        with av.open(f"{file}.mp4", "w") as out:
+            stream = out.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+            stream.options = {"crf": "20", "preset": "veryfast", "g": "10", "threads": "1"}
+            for frame in frames:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            out.mux(stream.encode())
+    return np.packbits(mask), [(*np.argwhere(m).min(0)[::-1], *np.argwhere(m).max(0)[::-1] + 1) for m in mask]
+
+
+def _toy_draw(seed, final, share):
+    folder, truth = final.with_name(f"{final.name}.part{os.getpid()}"), {}
+    tables = {split: toy_truth(seed, split, share) for split in SPLITS}
+    jobs = [(folder, seed, split, i, t) for split, t in tables.items() for i in range(len(t["label"]))]
+    try:
+        for split in SPLITS:
+            (folder / split).mkdir(parents=True)
+        context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+        with context.Pool(min(8, os.cpu_count())) as pool:
+            done = list(tqdm(pool.imap(_toy_write, jobs, 50), f"drawing {final}", len(jobs), unit="clip", disable=None))
+        for split, t in tables.items():
+            names = sorted(p.name for p in (folder / split).iterdir())
+            lines = [f"{split}/{name} {label}\n" for name, label in zip(names, t["label"], strict=True)]
+            (folder / f"{split}.txt").write_text("".join(lines))
+            masks, boxes = zip(*(d for d, job in zip(done, jobs, strict=True) if job[2] == split), strict=True)
+            t = t | dict(masks=np.stack(masks), boxes=np.array(boxes, np.int16))
+            truth |= {f"{split}/{k}": v for k, v in t.items()}
+        np.savez_compressed(folder / "truth.npz", **truth)
+        (folder / "classes.txt").write_text("\n".join(ACTIONS) + "\n")
+        if not final.exists():                                       # another run may have drawn it meanwhile
+            folder.rename(final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def toy(seed=0, root="data", share=1.0):
+    """Folder of the embedded benchmark, drawn at the first call; of torchrun's processes the first draws.
+
+    Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too), classes.txt, and truth.npz with
+    SPLIT/action, label, scene, object, look (n,), tags (n, 6) as TAGS, masks (n, packed bits of (T, S, S)) and boxes
+    (n, T, 4) x0 y0 x1 y1. scuba-X/0001.mp4 and conflfg/0001.mp4 show the actor of test/0001.mp4. The same seed gives
+    the same content. share: of the clips of each split, for tests.
+    """
+    final = Path(root) / f"toy{seed}{'' if share == 1 else f'-{share:g}'}"
+    if int(os.environ.get("RANK", 0)) == 0 and not final.exists():
+        _toy_draw(seed, final, share)
+    total(0)                                                                              # the others wait
+    return final
+
+
+# ---- Runs ---------------------------------------------------------------------------------------------------------
+def start(seed):
+    """Seed everything and join torchrun's processes, where it started this one. -> rank, world size, device"""
+    rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    seed_step(seed, 0, rank)
+    return rank, world, device
+
+
+def seed_step(seed, step, rank=0):
+    """Random numbers of the model and the augmentations are a function of (seed, step, rank): the step number is
+    all the state that a resumed run needs, on any number of processes."""
+    number = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(number)
+
+
+def total(*values):
+    """Sum of each number over all processes, as floats."""
+    values = [float(v.detach() if torch.is_tensor(v) else v) for v in values]
+    if not dist.is_initialized():
+        return values
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def no_sync(model, on=True):
+    """DistributedDataParallel's no_sync where the model has it: gradients are summed here, not yet exchanged."""
+    return model.no_sync() if on and hasattr(model, "no_sync") else nullcontext()
+
+
+def autocast(device, amp):
+    """Mixed precision on CUDA: amp "none", "bf16" or "fp16"."""
+    return torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "none")
+
+
+def open_run(out, method, args, list_sha1):
+    """Make the folder of a run. -> the checkpoint to go on from with args.resume, else None. UserError where the folder
+    holds a run and neither --resume nor --overwrite is given, or where the flags or the list are not the run's."""
+    last = Path(out) / "last.pt"
+    if args.resume and args.overwrite:
+        raise UserError("--resume contradicts --overwrite: give one of them")
+    if args.resume:
+        saved = load_checkpoint(last, method)
+        free = {"resume", "overwrite", "out", "workers", "cache", "log_every", "data", "root"}
+        ours = {k: v for k, v in vars(args).items() if k not in free and saved["args"].get(k) != v}
+        if ours or saved["list_sha1"] != list_sha1:
+            raise UserError(f"{last}: made with other {', '.join(ours) or 'contents of the training list'}: repeat the "
+                            "flags of the run, or start another with --out")
+        return saved
+    if last.exists() and not args.overwrite:
+        raise UserError(f"{out} holds a run: --resume it, --overwrite it, or name another folder with --out")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def save_checkpoint(path, **content):
+    """torch.save under a temporary name, then rename: a kill at any moment leaves the last good file."""
+    part = Path(f"{path}.part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def _read(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:                        # torch.load raises what the broken bytes lead it to
+        raise UserError(f"{path}: not a checkpoint or file of weights: {str(error).splitlines()[0][:90]}") from None
+
+
+def load_checkpoint(path, method=None):
+    """A checkpoint of these scripts, on the CPU. UserError for a file that is none, or another method's."""
+    saved, needed = _read(path), {"method", "args", "classes", "model", "epoch", "step"}
+    if not isinstance(saved, dict) or not needed <= saved.keys():
+        raise UserError(f"{path}: not a checkpoint of these scripts: it lacks one of {', '.join(sorted(needed))}")
+    if method not in (None, saved["method"]):
+        raise UserError(f"{path}: made by {saved['method']}.py, not {method}.py")
+    return saved
+
+
+def load_weights(model, weights, head):
+    """Load weights: a file (torchvision's or a checkpoint of these scripts) or a state dict. -> what was done.
+
+    Known prefixes are stripped; the head, keys that begin with `head`, stays new where its shape differs. Any other
+    missing, unexpected or misshapen key is a UserError that lists them."""
+    name, prefix, said = "weights" if isinstance(weights, dict) else weights, r"^(module\.|model\.|backbone\.)+", []
+    saved = weights if isinstance(weights, dict) else _read(weights)
+    for key in ("model", "state_dict"):
+        saved = saved[key] if isinstance(saved, dict) and isinstance(saved.get(key), dict) else saved
+    if not isinstance(saved, dict) or not all(torch.is_tensor(v) for v in saved.values()):
+        raise UserError(f"{name}: holds no state dict (names and tensors)")
+    ours = model.state_dict()
+    if stripped := {m.group() for k in saved if (m := re.match(prefix, k)) and k not in ours}:
+        said.append(f"stripped {', '.join(sorted(stripped))}")
+    bare = {re.sub(prefix, "", k): k for k in ours}
+    saved = {bare.get(re.sub(prefix, "", k), k): v for k, v in saved.items()}
+    shape = [{k: v.shape for k, v in some.items()} for some in (ours, saved)]
+    wrong = {k for k in ours.keys() | saved.keys() if shape[0].get(k) != shape[1].get(k)}
+    if wrong and all(re.sub(prefix, "", k).startswith(head) and k in saved and k in ours for k in wrong):
+        key = max(wrong)
+        said.append(f"new head of {ours[key].shape[0]} classes for one of {saved[key].shape[0]}")
+        saved = {k: v for k, v in saved.items() if k not in wrong}
+    elif wrong:
+        raise UserError(f"{name}: {len(wrong)} keys do not fit the model: {', '.join(sorted(wrong)[:6])}, ...")
+    model.load_state_dict(ours | saved)
+    return f"{len(saved)} tensors from {name}" + "".join(f", {s}" for s in said)
+
+
+class Log:
+    """A file of one JSON object a line. A resumed run drops the lines after the step that it resumes from."""
+
+    def __init__(self, path, rank=0, step=-1):
+        self.path, lines = Path(path) if rank == 0 else None, []
+        if self.path and self.path.exists() and step >= 0:
+            lines = self.path.read_text().splitlines(True)
+            lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if self.path:
+            self.path.write_text("".join(lines))
+
+    def __call__(self, **record):
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+class Interrupt:
+    """`with Interrupt() as stop`: SIGTERM and Ctrl-C only set stop.signal; the loop ends when it has saved."""
+
+    def __enter__(self):
+        self.signal, self.old = 0, {}
+        if threading.current_thread() is threading.main_thread():                          # Python allows no other
+            self.old = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def note(self, number, frame):
+        self.signal = number
+
+    def __exit__(self, *error):
+        for number, old in self.old.items():
+            signal.signal(number, old)
