@@ -106,8 +106,8 @@ class Args:
 
 
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
-           epochs=12, warmup=1.0, batch_size=32, lr=4e-3, workers=0, cache=True)
-PRETRAIN_EPOCHS = 40
+           epochs=12, warmup=1.0, batch_size=32, lr=4e-3, workers=0, cache=True, w_adv=0.08)
+PRETRAIN_EPOCHS = 15
 SHORT = {"baseline": dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseline")}
 
 
@@ -424,7 +424,8 @@ def train(args):
             part.load_state_dict(saved[name])
     log = Log(out / "log.jsonl", rank, step if saved else -1)
     log(step=step, args=asdict(args), torch=str(torch.__version__), note=note, list=train_set.videos.kind,
-        list_sha1=listed, train_videos=len(train_set), val_videos=len(val_set), classes=len(classes), processes=world, device=str(device))
+        list_sha1=listed, train_videos=len(train_set), val_videos=len(val_set), classes=len(classes),
+        processes=world, device=str(device))
     if rank == 0:
         print(f"{out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
               f"({train_set.videos.kind} list), {len(classes)} classes, {world} x {device.type}", flush=True)
@@ -438,6 +439,15 @@ def train(args):
 
     def backward(loss):
         scaler.scale(loss / args.accumulate).backward()
+
+    def check(losses, bad):                               # before anything is logged or saved, in all processes at once
+        finite, unread = total(torch.stack(losses).isfinite().all(), len(bad))
+        if finite < world:
+            raise UserError(f"the loss is not finite by step {step} of {out}: lower --lr or the weights of the losses; "
+                            "last.pt is of the last good epoch, if one had ended")
+        if unread > args.max_bad * len(train_set):
+            raise UserError(f"{unread:.0f} of {len(train_set)} training videos cannot be read, more than --max-bad "
+                            f"{args.max_bad}: {', '.join(train_set.videos.paths[i] for i in sorted(bad)[:5])}")
 
     with Interrupt() as stop:
         for epoch in range(step // steps, args.epochs):
@@ -463,39 +473,33 @@ def train(args):
                 scheduler.step()
                 step += 1
                 bar.update()
+                stopped = total(stop.signal)[0]
+                if logged or stopped:
+                    check(losses, bad)
                 if logged:
-                    finite, unread, *means = total(torch.stack(losses).isfinite().all(), len(bad), *logs.values())
-                    if finite < world:
-                        raise UserError(f"loss is not finite by step {step}: lower --lr or the weights; the last good "
-                                        f"checkpoint is {out / 'last.pt'}, if an epoch had ended")
-                    if unread > args.max_bad * len(train_set):
-                        names = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
-                        raise UserError(f"{unread:.0f} of {len(train_set)} training videos cannot be read, more than "
-                                        f"--max-bad {args.max_bad}: {names}")
-                    logs = {k: v / world for k, v in zip(logs, means, strict=True)}
+                    logs = {k: v / world for k, v in zip(logs, total(*logs.values()), strict=True)}
                     rate = len(losses) * len(label) * world / (time.time() - since)
                     log(step=step, epoch=step / steps, lr=scheduler.get_last_lr()[0], clips_per_second=rate, **logs)
                     bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.2f}")
                     losses, since = [], time.time()
-                if total(stop.signal)[0]:
+                if stopped:
                     break
             bar.close()
             if step == (epoch + 1) * steps:
                 figures = validate(net, val_loader, args, device)
-                if rank == 0:
-                    right, still, chance = (100 * figures[f"val/{k}"]
-                                            for k in ("accuracy", "static_accuracy", "chance"))
-                    print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy {right:.1f}, "
-                          f"of a still frame {still:.1f} (chance {chance:.1f})", flush=True)
                 log(step=step, epoch=epoch + 1, unreadable=[train_set.videos.paths[i] for i in sorted(bad)], **figures)
+                if rank == 0:
+                    print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
+                          f"{figures['val/accuracy']:.1%}, of a still frame {figures['val/static_accuracy']:.1%} "
+                          f"(chance {figures['val/chance']:.1%})", flush=True)
                 if figures["val/accuracy"] > best["val/accuracy"]:                       # IID validation alone
                     best = {"epoch": epoch + 1} | figures
                     save("best.pt")
             save("last.pt")
-            if total(stop.signal)[0]:
+            if stopped:
                 if rank == 0:
                     print(f"stopped at step {step}: {out / 'last.pt'} is written; --resume goes on from it")
-                raise SystemExit(128 + stop.signal)
+                raise SystemExit(128 + (stop.signal or 15))
     return figures | {"checkpoint": str(out / "last.pt")}
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from av.video.reformatter import VideoReformatter
-from torchvision.io import decode_image, write_png
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ class UserError(Exception):
     """Bad input. The message is one line: what, where, what to do. The command line prints it and exits with 2."""
 
 
-# ---- Flags --------------------------------------------------------------------------------------------------------
+# ---- Flags ---------------------------------------------------------------------------------------------------------
 def arg(default, help, choices=None, low=None, positional=False):
     """A field of Args that is a flag: its default, one line of help, the allowed values or the least one."""
     return field(default=default, metadata=dict(help=help, choices=choices, low=low, positional=positional))
@@ -84,25 +83,24 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 def num_frames(path) -> int:
     """Frames of a video file, a folder of frame images or one image (1); UserError if there are none. Damage
     inside an MP4 or MKV shows only when it is read: read_clip then loops the frames that come before it."""
-    return len(_images(*_key(path)) or _index(*_key(path), False)[0])
+    return len(_folder(*_key(path)) or _index(*_key(path), False)[0])
 
 
 def read_clip(path, indices) -> torch.Tensor:
     """Frames `indices` (any order, repeats allowed) -> uint8 (T, H, W, 3) RGB, turned upright, the very bits
     of a decoding of the whole file. Indices past the end wrap round: short clips loop. UserError if none."""
-    if images := _images(*_key(path)):
-        indices = [int(i) % len(images) for i in indices]
-        try:
-            frames = {i: decode_image(images[i], "RGB", apply_exif_orientation=True) for i in set(indices)}
-            return torch.stack([frames[i].permute(1, 2, 0) for i in indices])
-        except RuntimeError as error:  # a broken image, or several sizes
-            raise _unreadable(path, str(error).splitlines()[0]) from None
+    if images := _folder(*_key(path)):
+        wanted = [int(i) % len(images) for i in indices]
+        frames = {i: read_clip(images[i], [0])[0] for i in set(wanted)}
+        if len({frame.shape for frame in frames.values()}) > 1:
+            raise _unreadable(path, "its images differ in size")
+        return torch.stack([frames[i] for i in wanted])
     for damaged in (False, True):
         index = _index(*_key(path), damaged)
         wanted = [int(i) % len(index[0]) for i in indices]
         if frames := _decode(path, *index, set(wanted)):
             return torch.from_numpy(np.stack([frames[i] for i in wanted]))
-    raise _unreadable(path, "it decodes differently every time")
+    raise _unreadable(path, "its frames cannot be decoded")
 
 
 def _unreadable(path, why):
@@ -118,10 +116,10 @@ def _key(path):
 
 
 @lru_cache(16384)
-def _images(path, mtime, size):
-    """The images of a folder in natural order (2.jpg before 10.jpg), or the one image; None for a video."""
+def _folder(path, mtime, size):
+    """The images of a folder of frames in natural order (2.jpg before 10.jpg); None if it is no folder."""
     if not os.path.isdir(path):
-        return [path] if path.lower().endswith(IMAGES) else None
+        return None
     names = [name for name in os.listdir(path) if name.lower().endswith(IMAGES)]
     names.sort(key=lambda name: [int(s) if s.isdecimal() else s for s in re.split("([0-9]+)", name)])
     if not names:
@@ -131,7 +129,7 @@ def _images(path, mtime, size):
 
 def _open(path):
     try:
-        container = av.open(str(path), metadata_errors="replace")  # HMDB51 has titles that are not UTF-8
+        container = av.open(f"file:{path}", metadata_errors="replace")  # HMDB51 has titles that are not UTF-8
         codec = container.streams.video[0].codec_context
     except (av.FFmpegError, IndexError) as error:
         raise _unreadable(path, getattr(error, "strerror", "it has no video stream")) from None
@@ -159,6 +157,8 @@ def _index(path, mtime, size, damaged):
     Presentation times give the order, without decoding, if the container has true ones and the codec makes a
     frame of each packet. AVI has none (with those that FFmpeg makes up, B-frames of UCF101 and HMDB51 would
     change places): there, and if the file is `damaged`, one full decode gives the order."""
+    if path.lower().endswith(IMAGES):
+        return np.zeros(1, np.int32), np.zeros(1, np.int32), {}
     container, stream, codec = _open(path)
     timed = container.format.name.startswith(("mov", "matroska"))
     timed = timed and codec.name in ("h264", "hevc", "vp9", "av1", "libdav1d") and not damaged
@@ -365,7 +365,7 @@ def existing(videos, max_bad):
     return _subset(videos, there)
 
 
-# ---- Transforms and batches ---------------------------------------------------------------------------------------
+# ---- Transforms and batches ----------------------------------------------------------------------------------------
 def train_transform(size, scale=(0.08, 1.0), flip=0.5):
     """(T, 3, H, W) uint8 -> (T, 3, size, size): one random resized crop and one flip for the whole clip."""
     return v2.Compose([v2.RandomResizedCrop(size, tuple(scale), antialias=True), v2.RandomHorizontalFlip(flip)])
@@ -449,7 +449,7 @@ class Order(torch.utils.data.Sampler):
                 yield batch[:, part].tolist()
 
 
-# ---- Embedded benchmark -------------------------------------------------------------------------------------------
+# ---- Embedded benchmark --------------------------------------------------------------------------------------------
 # A small world with known biases, so that every script runs without a download. An actor (sprite) moves over a scene
 # (texture) beside a static object. The ACTION is the motion alone: start, phase and speed are random and tracks wrap
 # around, so one frame never tells it. Scene, object, the actor's look and six yes/no tags follow the action as
@@ -579,7 +579,7 @@ def _toy_write(job):
     frames, mask = toy_clip(seed, split, i, truth)
     file = folder / split / f"{i:04d}"
     if split == "web" and i % 2:                                                   # half of the web is images
-        write_png(torch.from_numpy(frames[0]).permute(2, 0, 1).contiguous(), f"{file}.png")
+        av.VideoFrame.from_ndarray(frames[0], "rgb24").save(f"{file}.png")
     else:
         with av.open(f"{file}.mp4", "w") as out:
             stream = out.add_stream("libx264", rate=10)
@@ -631,7 +631,7 @@ def toy(seed=0, root="data", share=1.0):
     return final
 
 
-# ---- Runs ---------------------------------------------------------------------------------------------------------
+# ---- Runs ----------------------------------------------------------------------------------------------------------
 def start(seed):
     """Seed everything and join torchrun's processes, where it started this one. -> rank, world size, device"""
     rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))

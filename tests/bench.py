@@ -1,24 +1,36 @@
 """Measured ratios.
 
     python tests/bench.py loading [--clip FILE ...]
+    python tests/bench.py steps [--batch N] [--amp bf16] [--compile] [--channels-last]
 
-prints training clips per CPU-second (random clip, random resized crop, flip, normalise; one thread) of this project
+loading: training clips per CPU-second (random clip, random resized crop, flip, normalise; one thread) of this project
 and, where they are installed, of torchcodec and decord with torchvision.transforms.v2.
+
+steps: time and memory of ALBAR's training step with its backward passes over those of the plain step. A forward pass
+is 1 and its backward pass 2: plain 3, ALBAR 9 (moving 3, static 1, its gradient 1, the derivative of both 4). The floor
+of the ratio is thus 3, and 4 for the products of two activations in attention. The optimiser's own step is not in it.
+On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the process's.
 """
 
 import argparse
+import itertools
+import os
 import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-import av
-import numpy as np
-import torch
-from torchvision.transforms import v2
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter, where it finds no GPU
+
+import av  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import albar  # noqa: E402
 import common  # noqa: E402
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -134,6 +146,84 @@ def loading(args):
             measure(*clip, args.rounds, args.repeat)
 
 
+SHAPES = {"swin3d_t": (8, 112), "r3d_18": (16, 112)}  # frames and side of a clip
+STEPS = {  # weights of Eqs. (2) to (4), and whether the moving clip's backward pass comes before the static clip
+    "plain": ((0, 0, 0), False),
+    "ALBAR, moving then static (train)": ((1, 4, 10), True),
+    "ALBAR, one sum, one backward": ((1, 4, 10), False),
+    "ALBAR without the penalty": ((1, 4, 0), True),
+}
+
+
+def peak_memory(run, device):
+    """Most bytes that were allocated at a time while run() worked, above those allocated when it began."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # every allocation
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def step_cost(name, args, device):
+    """One row a kind of step. Their rounds alternate; the ratio is the median of the rounds' own."""
+    frames, side = SHAPES[name]
+    net = albar.build_model(albar.Args(model=name), num_classes=101).to(device)
+    net = net.to(memory_format=torch.channels_last_3d) if args.channels_last else net
+    model = torch.compile(net) if args.compile else net  # as train() does: the static clip goes through net itself
+    size, on_cuda = args.batch or (8 if device.type == "cuda" else 2), device.type == "cuda"
+    clip = torch.randn(size, 3, frames, side, side, device=device)
+    clip = clip.contiguous(memory_format=torch.channels_last_3d) if args.channels_last else clip
+    data = dict(clip=clip, label=torch.arange(size, device=device) % 101)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+
+    def step(model, weights, apart):
+        names = ("w_adv", "w_ent", "w_gp")
+        settings = albar.Args(model=name, amp=args.amp, **dict(zip(names, weights, strict=True)))
+        backward = lambda loss: scaler.scale(loss).backward()  # noqa: E731
+        backward(albar.training_step(model, data, settings, backward if apart else None)[0])
+
+    def seconds(run):  # CPU-seconds, which other programs disturb least; of a GPU, those that pass
+        clock, repeat = (time.perf_counter, 10) if on_cuda else (time.process_time, 1)
+        start = clock()
+        for _ in range(repeat):
+            net.zero_grad(set_to_none=True)
+            run()
+        if on_cuda:
+            torch.cuda.synchronize()
+        return (clock() - start) / repeat
+
+    runs = {kind: partial(step, model, *how) for kind, how in STEPS.items()}
+    if args.compile:
+        runs["plain, not compiled"] = partial(step, net, *STEPS["plain"])
+    for run in runs.values():
+        seconds(run)  # the first time compiles, chooses algorithms and leaves gradients
+    memory = {kind: peak_memory(run, device) for kind, run in runs.items()}
+    spent = [{kind: seconds(run) for kind, run in runs.items()} for _ in range(args.rounds)]
+    for kind in runs:
+        ratio = sorted(round_[kind] / round_["plain"] for round_ in spent)
+        print(f"| {name} | {size} x {frames} x {side} x {side} | {kind} | "
+              f"{1e3 * statistics.median(round_[kind] for round_ in spent):.0f} | {statistics.median(ratio):.2f} | "
+              f"{ratio[0]:.2f} to {ratio[-1]:.2f} | {memory[kind] / 1e6:.0f} | {memory[kind] / memory['plain']:.2f} |",
+              flush=True)  # fmt: skip
+
+
+def steps(args):
+    torch.set_num_threads(1)
+    device = common.start(0)[2]
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == 'cuda' else 'one CPU core'}, "
+          f"amp {args.amp}, compile {args.compile}, channels last {args.channels_last}; "
+          "the peak is above weights and gradients")
+    print("| model | batch | step | ms | ratio | rounds | peak, MB | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in args.models:
+        step_cost(name, args, device)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -145,6 +235,14 @@ def main():
     command.add_argument("--rounds", type=int, default=7, help="rounds, whose median is printed")
     command.add_argument("--repeat", type=int, default=8, help="clips of a round")
     command.set_defaults(run=loading)
+    command = commands.add_parser("steps", help="time and memory of the training step over the plain one")
+    command.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    command.add_argument("--batch", type=int, default=0, help="clips of a step (none: 2, on CUDA 8)")
+    command.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
+    command.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
+    command.add_argument("--compile", action="store_true", help="torch.compile for the moving clip")
+    command.add_argument("--channels-last", action="store_true", help="weights and clips in channels_last_3d")
+    command.set_defaults(run=steps)
     args = parser.parse_args()
     args.run(args)
 
