@@ -1,5 +1,5 @@
 """ALBAR: Adversarial Learning approach to mitigate Biases in Action Recognition.
-J. Fioresi, I. R. Dave, M. Shah. ICLR 2025. arXiv:2502.00156
+J. Fioresi, I. R. Dave, M. Shah. ICLR 2025. arXiv:2502.00156v2
 
 A clip and one of its frames held still share all that is static and differ in the motion alone. The same network sees
 both: it must name the action of the moving clip, and must not be able to name it from the still one. No scene labels,
@@ -105,6 +105,8 @@ class Args:
     seed: int = arg(0, "seed of the run", low=0)
 
 
+# On the embedded benchmark. w_adv = 1 makes the tiny network anti-learn there (README): 0.08 was chosen on worlds drawn
+# with other seeds (--data-seed 1 and 2), where it left SCUFO nearest to chance.
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
            epochs=12, warmup=1.0, batch_size=32, lr=4e-3, workers=0, cache=True, w_adv=0.08)
 PRETRAIN_EPOCHS = 15
@@ -120,6 +122,7 @@ def make_data(args):
         train_list, val_list = split_list(train_list, args.val_share, args.seed)         # App. B
     else:
         val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
+        val_list = existing(val_list, args.max_bad)
     clip = dict(frames=args.frames, stride=args.stride)
     return (Videos(train_list, partial(random_clip, **clip), train_transform(args.size, args.scale, args.flip),
                    args.seed, args.cache, replace=True),
@@ -390,7 +393,7 @@ def initialise(model, args):
 def learning_rate(step, steps, warmup):
     """Factor of the learning rate: linear warm-up, then cosine to 0 (Sec. 4.3), in optimiser steps."""
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
@@ -425,7 +428,7 @@ def train(args):
     log = Log(out / "log.jsonl", rank, step if saved else -1)
     log(step=step, args=asdict(args), torch=str(torch.__version__), note=note, list=train_set.videos.kind,
         list_sha1=listed, train_videos=len(train_set), val_videos=len(val_set), classes=len(classes),
-        processes=world, device=str(device))
+        missing=train_set.videos.missing + val_set.videos.missing, processes=world, device=str(device))
     if rank == 0:
         print(f"{out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
               f"({train_set.videos.kind} list), {len(classes)} classes, {world} x {device.type}", flush=True)

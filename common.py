@@ -76,7 +76,7 @@ def cli(Args, main, toy=None, short=None, argv=None):
 
 
 # ---- Video ---------------------------------------------------------------------------------------------------------
-# frame-exact random access. A frame's number is its place in the order in which the decoder gives it.
+# Frame-exact random access. A frame's number is its place in the order in which the decoder gives it.
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -270,6 +270,7 @@ class VideoList:
     root: Path
     kind: str  # the format it was seen as
     sha1: str  # of the list file; for HMDB51 of the chosen lines
+    missing: tuple = ()  # paths that `existing` has left out
 
     def __len__(self):
         return len(self.paths)
@@ -357,12 +358,13 @@ def split_list(videos, share, seed):
 
 
 def existing(videos, max_bad):
-    """The videos whose files exist. UserError where more than a share max_bad of them does not, naming the first."""
-    there = [i for i in range(len(videos)) if videos.full(i).exists()]
-    if (gone := len(videos) - len(there)) > max_bad * len(videos):
-        first = next(videos.full(i) for i in range(len(videos)) if not videos.full(i).exists())
-        raise UserError(f"{gone} of {len(videos)} videos do not exist, first {first}: check --root (now {videos.root})")
-    return _subset(videos, there)
+    """The videos whose files exist, the others in .missing. UserError where these are more than a share max_bad."""
+    there = {i for i in range(len(videos)) if videos.full(i).exists()}
+    gone = [i for i in range(len(videos)) if i not in there]
+    if len(gone) > max_bad * len(videos):
+        raise UserError(f"{len(gone)} of {len(videos)} videos do not exist, first {videos.full(gone[0])}: "
+                        f"check --root (now {videos.root}), or allow more with --max-bad")
+    return replace(_subset(videos, sorted(there)), missing=tuple(videos.paths[i] for i in gone))
 
 
 # ---- Transforms and batches ----------------------------------------------------------------------------------------

@@ -340,6 +340,10 @@ HEADS = {"iid": "IID ↑", "scuba": "SCUBA ↑", "scufo": "SCUFO ↓", "off_chan
          "log_ratio": "log ratio ↑"}
 
 
+# Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
 def row_name(names):
     """What the runs of a row share: albar-s0, albar-s1 -> albar. One run keeps its name."""
     shared = os.path.commonprefix(names)
@@ -367,6 +371,7 @@ def merge(measured):
             checkpoints=[m["checkpoint"] for m in group], seeds=[m["seed"] for m in group],
             videos=[sum(n) for n in zip(*first["videos"].values(), strict=True)],  # used, listed
             mean={k: float(v.mean()) for k, v in values.items()}, plus_minus=spread,
+            each={k: v.tolist() for k, v in values.items()},                                # of each seed
             plus_minus_is=("standard deviation over seeds, n - 1" if several else
                            "standard error by bootstrap over videos")))
     return rows
@@ -383,22 +388,48 @@ def cell(row, key, backgrounds):
     return text
 
 
+def layout(table):
+    """Rows of cells, the first the head -> lines of a Markdown table"""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table = [table[0], ["-" * width for width in widths], *table[1:]]
+    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table]
+
+
+def paired_difference(a, b):
+    """(S,) figures of two configurations at the same S >= 2 seeds -> mean of a - b, half its 95 % t interval"""
+    d = np.asarray(a) - np.asarray(b)
+    t = T95[len(d) - 2] if len(d) - 2 < len(T95) else 1.96
+    return float(d.mean()), float(t * d.std(ddof=1) / len(d) ** 0.5)
+
+
+def difference(row, first, key):
+    """The cell of one figure: row minus first by the seeds that both have, "-" where there are none"""
+    seeds = [seed for seed in first["seeds"] if seed in row["seeds"]]
+    if len(seeds) < 2 or key not in row["each"] or key not in first["each"]:
+        return "-"
+    mean, half = paired_difference(*([r["each"][key][r["seeds"].index(s)] for s in seeds] for r in (row, first)))
+    digits = 2 if key == "log_ratio" else 1
+    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+
+
 def markdown(rows):
-    """The Markdown table, a line for each row, and under it a line that says what each row is."""
+    """The Markdown table, a line for each row, under it a line that says what each is, then paired differences."""
     present = {k: None for row in rows for k in row["mean"]}
     backgrounds = [k.removeprefix("scuba-") for k in present if k.startswith("scuba-")]
     keys = [k for k in HEADS if k in present]
     table = [["run", *(HEADS[k] for k in keys)]]
     table += [[row["name"], *(cell(row, k, backgrounds) for k in keys)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table] + [""]
+    lines = layout(table) + [""]
     lines += [f"SCUBA and SCUFO: mean ({' / '.join(backgrounds)})."] * bool(backgrounds)
     for row in rows:
         (epoch, epochs), (used, listed) = row["epochs"], row["videos"]
         lines.append(f"- {row['name']}: {row['method']}.py, epoch {epoch} of {epochs}; {row['protocol']}; "
                      f"{used} of {listed} videos used; {len(row['seeds'])} seed(s): "
                      f"{', '.join(map(str, row['seeds']))}; ±: {row['plus_minus_is']}.")
+    against = [[row["name"], *(difference(row, rows[0], k) for k in keys)] for row in rows[1:]]
+    if any(set(line[1:]) != {"-"} for line in against):
+        lines += ["", *layout([[f"minus {rows[0]['name']}", *(HEADS[k] for k in keys)], *against]), "",
+                  "Differences are paired by seed: the mean and its 95 % t interval."]
     return "\n".join(lines)
 
 

@@ -423,3 +423,15 @@ def test_albar_on_a_small_embedded_world(tmp_path, monkeypatch):
         assert max(0, low) - 1e-9 <= m[f"contrasted-{b}"] <= high + 1e-9
     again, = run(str(tmp_path / "run"), batch_size=5)
     assert again["mean"] == pytest.approx(row["mean"])               # neither the batch nor the run matters
+
+
+def test_paired_differences_between_configurations():
+    """Mean and 95 % t interval over the seeds that both have; against a figure worked by hand."""
+    mean, half = evaluate.paired_difference([3.0, 5.0, 10.0], [1.0, 2.0, 3.0])          # differences 2, 3, 7
+    assert mean == pytest.approx(4.0)
+    assert half == pytest.approx(4.303 * 7 ** 0.5 / 3 ** 0.5, rel=1e-3)                 # t(0.975, 2) s / sqrt(3)
+    first = {"seeds": [0, 1, 2], "each": {"iid": [1.0, 2.0, 3.0]}}
+    row = {"seeds": [2, 0, 7], "each": {"iid": [9.0, 2.0, 50.0]}}                        # 2 - 1 and 9 - 3
+    assert evaluate.difference(row, first, "iid").startswith("+3.5 [")
+    assert evaluate.difference(row, first, "rare") == "-"
+    assert evaluate.difference({"seeds": [5], "each": {"iid": [1.0]}}, first, "iid") == "-"
