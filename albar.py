@@ -2,8 +2,7 @@
 J. Fioresi, I. R. Dave, M. Shah. ICLR 2025. arXiv:2502.00156v2
 
 A clip and one of its frames held still share all that is static and differ in the motion alone. The same network sees
-both: it must name the action of the moving clip, and must not be able to name it from the still one. No scene labels,
-no critic, no second network.
+both: it must name the action of the moving clip, and must not be able to from the still one. No labels, no critic.
 
 Equation map                              (grep "Eq. (5)": this row, the function, the line that uses it)
   Eq. (1)  cross_entropy                  name the action of the moving clip
@@ -22,7 +21,7 @@ Commands
 DEVIATION from the paper
   D1  --gp-norm official: root over C, T, H, mean over batch and W, as in the official code, whose weight 10 the paper
       prints. Eq. (4) as printed is the norm over the whole clip (--gp-norm full), sqrt(W) times larger for gradients
-      that spread evenly and never less than that: 10 then means what 150 means here at W = 224.
+      that spread evenly, never less: 10 then means what 150 means here at W = 224. Measured: README, no difference.
   D2  the last epoch's weights are the result; the best on validation are kept beside them (best.pt). The official code
       picks the epoch by accuracy on the IID test split.
   D3  entropy by log_softmax; the official code's log(softmax) gives 0 * -inf = NaN for a confident prediction.
@@ -34,10 +33,12 @@ SILENT in the paper
       Swin has none. With --static-bn train the static clips mix into the statistics that the test uses.
   S4  StillMix and the other augmentations touch the moving clip alone; the static clip stays unmixed (official code).
       The frame is another clip's of the batch, without the reference network and bank of Li et al. 2023.
-  S5  warm-up starts at 1/(its steps) and the cosine ends at 0, both a step at a time.
+  S5  warm-up starts at 1/(its steps), the cosine ends at 0, step by step; an epoch's last, smaller batch is left out.
 """
 
 import math
+import os
+import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -53,9 +54,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from common import (Interrupt, Log, Order, UserError, Videos, arg, autocast, centre_clip, cli, existing, load_weights,
-                    no_sync, normalise, open_run, random_clip, read_list, save_checkpoint, seed_step, split_list,
-                    start, test_transform, total, toy, train_transform)
+from common import (Interrupt, Log, Order, UserError, Videos, arg, autocast, broadcast, centre_clip, clear_run, cli,
+                    deaf, existing, load_weights, no_sync, normalise, open_run, random_clip, read_list, save_checkpoint,
+                    seed_step, split_list, start, test_transform, total, toy, train_transform, try_clip)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ from common import (Interrupt, Log, Order, UserError, Videos, arg, autocast, cen
 class Args:
     train: str = arg("", "training list; none: the embedded benchmark")
     val: str = arg("", "validation list; none: --val-share of the training list")
-    val_share: float = arg(0.2, "share of the training list held out, seeded; App. B", low=0)
+    val_share: float = arg(0.2, "share of the training list held out, seeded; App. B", low=0, high=1)
     root: str = arg("", "folder of the videos; none: the list's own")
     split: int = arg(1, "official split of UCF101 and HMDB51 lists; App. A", choices=(1, 2, 3))
     data: str = arg("data", "folder of the embedded benchmark")
@@ -72,7 +73,7 @@ class Args:
     resume: bool = arg(False, "go on from the last checkpoint in --out")
     overwrite: bool = arg(False, "train anew where --out holds a run")
     model: str = arg("swin3d_t", "tiny, or a name in torchvision.models.video; Sec. 4.3: swin3d_t")
-    weights: str = arg("KINETICS400_V1", "torchvision's name of the weights, a file, or none; Sec. 4.3: Kinetics-400")
+    weights: str = arg("KINETICS400_V1", "torchvision's name, a file, none, or pretrain: the embedded ones; Sec. 4.3")
     w_adv: float = arg(1.0, "weight of Eq. (2); Table 10", low=0)
     w_ent: float = arg(4.0, "weight of Eq. (3); Table 11", low=0)
     w_gp: float = arg(10.0, "weight of Eq. (4); Table 12", low=0)
@@ -80,15 +81,15 @@ class Args:
     static_frame: str = arg("middle", "the static clip's; Table 4", choices=("middle", "random", "first", "last"))
     static_bn: str = arg("eval", "batch norm of the static clip, see S3", choices=("eval", "train"))
     augment: str = arg("none", "augmentation of Table 1", choices=("none", "mixup", "videomix", "stillmix"))
-    augment_prob: float = arg(0.75, "probability of the augmentation for a sample; official code", low=0)
+    augment_prob: float = arg(0.75, "probability of the augmentation for a sample; official code", low=0, high=1)
     frames: int = arg(32, "frames of a clip; Sec. 4.3", low=1)
     stride: int = arg(2, "step between frames; Sec. 4.3", low=1)
     size: int = arg(224, "pixels of a clip's side; Sec. 4.3", low=8)
     resize: int = arg(256, "short side at test, before the centre crop; App. B", low=8)
-    scale: tuple = arg((0.08, 1.0), "area of the random resized crop, from and to; torchvision's default")
-    flip: float = arg(0.5, "probability of the horizontal flip; Sec. 4.3", low=0)
-    mean: tuple = arg((0.485, 0.456, 0.406), "mean of the channels; of swin3d_t's weights")
-    std: tuple = arg((0.229, 0.224, 0.225), "standard deviation of the channels")
+    scale: tuple = arg((0.08, 1.0), "area of the random resized crop; torchvision's default", low=0, high=1)
+    flip: float = arg(0.5, "probability of the horizontal flip; Sec. 4.3", low=0, high=1)
+    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; swin3d_t's; r3d_18's are 0.432 0.395 0.376")
+    std: tuple = arg((0.229, 0.224, 0.225), "of the channels; r3d_18's: 0.228 0.221 0.217", low=1e-3)
     epochs: int = arg(50, "epochs; App. B", low=1)
     warmup: float = arg(5.0, "epochs of linear warm-up, then cosine; Sec. 4.3", low=0)
     batch_size: int = arg(8, "clips of an optimiser step over all processes; App. B", low=1)
@@ -100,7 +101,7 @@ class Args:
     compile: bool = arg(False, "torch.compile for the moving clip; the penalty's second backward cannot be compiled")
     workers: int = arg(4, "loader processes of each training process", low=0)
     cache: bool = arg(False, "keep decoded videos in memory; for small ones")
-    max_bad: float = arg(0.01, "share of missing or broken training videos at which to stop", low=0)
+    max_bad: float = arg(0.01, "share of missing or broken videos beyond which to stop", low=0, high=1)
     log_every: int = arg(10, "steps between lines of the log", low=1)
     seed: int = arg(0, "seed of the run", low=0)
 
@@ -123,6 +124,8 @@ def make_data(args):
     else:
         val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
         val_list = existing(val_list, args.max_bad)
+    if args.resize < args.size:
+        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
     clip = dict(frames=args.frames, stride=args.stride)
     return (Videos(train_list, partial(random_clip, **clip), train_transform(args.size, args.scale, args.flip),
                    args.seed, args.cache, replace=True),
@@ -132,10 +135,10 @@ def make_data(args):
 
 def static_clip(clip, frame):
     """(N, 3, T, H, W) -> the same with one frame held still (Sec. 3.2): first, middle (16 of 32), last or random."""
-    length = clip.shape[2]
+    n, _, length = clip.shape[:3]
     t = {"first": 0, "middle": length // 2, "last": length - 1}.get(frame)
-    t = torch.randint(length, ()).item() if t is None else t
-    return clip[:, :, t:t + 1].expand_as(clip).contiguous()
+    t = torch.randint(length, (n,)) if t is None else torch.full((n,), t)
+    return clip[torch.arange(n), :, t].unsqueeze(2).expand_as(clip).contiguous()
 
 
 def mixup(clip, target, share, lam):
@@ -271,8 +274,7 @@ def gradient_penalty(z_static, static, norm="official", create_graph=True, scale
     norm "full": over C, T, H, W, as printed. "official" (D1): over C, T, H, then the mean over W too. 1e-12: the
     root's derivative is infinite at 0. scale: multiplied in and out again, to hold fp16 gradients above underflow."""
     g, = torch.autograd.grad(z_static.float().sum() * scale, static, create_graph=create_graph, retain_graph=True)
-    over = (1, 2, 3) if norm == "official" else (1, 2, 3, 4)
-    return ((g.float() / scale).square().sum(over) + 1e-12).sqrt().mean()
+    return ((g.float() / scale).square().sum((1, 2, 3) if norm == "official" else (1, 2, 3, 4)) + 1e-12).sqrt().mean()
 
 
 def total_loss(l_ce, l_adv, l_ent, l_gp, w_adv, w_ent, w_gp):
@@ -294,7 +296,7 @@ def training_step(model, batch, args, backward=None, log=False):
     with no_sync(model, needs_static):                     # DistributedDataParallel exchanges with the last backward
         with autocast(clip.device, args.amp):
             z = model(mixed).float()
-        l_ce = cross_entropy(z, label if args.augment == "none" else target)
+        l_ce = cross_entropy(z, label if args.augment == "none" else target)                           # Eq. (1)
         if needs_static and backward:
             backward(l_ce)
             l_ce = l_ce.detach()
@@ -305,12 +307,13 @@ def training_step(model, batch, args, backward=None, log=False):
         with static_statistics(model, args.static_bn), autocast(clip.device, args.amp), sdpa_kernel(SDPBackend.MATH):
             z_static = eager(static).float()
         if args.w_adv:
-            l_adv = static_adversarial(z_static, label)
+            l_adv = static_adversarial(z_static, label)                                                # Eq. (2)
         if args.w_ent:
-            l_ent = entropy_maximisation(z_static)
+            l_ent = entropy_maximisation(z_static)                                                     # Eq. (3)
         if args.w_gp:
             scale = 1024.0 if args.amp == "fp16" else 1.0
-            l_gp = gradient_penalty(z_static, static, args.gp_norm, scale=scale)
+            l_gp = gradient_penalty(z_static, static, args.gp_norm, scale=scale)                       # Eq. (4)
+            l_gp = l_gp + 0 * z_static.sum()       # the head's bias has no part in it, but DDP waits for all parameters
             if log:   # the penalty can fall without any class's gradient falling, by driving the sum of rows to zero
                 true = z_static.gather(1, label[:, None])
                 logs["gp_true_logit"] = gradient_penalty(true, static, args.gp_norm, create_graph=False, scale=scale)
@@ -330,10 +333,12 @@ def model_head(model):
 @torch.inference_mode()
 def validate(model, loader, args, device):
     """-> {"val/...": figure} of the validation list: its clips, and their middle frames held still (IID alone)."""
+    broadcast(model)                                       # batch norm's statistics: the first process's count
     model.eval()
-    sums, k = [0.0] * 5, model.head.weight.shape[0]
+    sums, k, bad = [0.0] * 5, model.head.weight.shape[0], []
     for batch in loader:
         keep = batch["bad"] == 0
+        bad += batch["index"][~keep].tolist()
         clip, label = (batch[name][keep].to(device) for name in ("clip", "label"))
         clip = normalise(clip, args.mean, args.std)
         with autocast(device, args.amp):
@@ -348,45 +353,24 @@ def validate(model, loader, args, device):
         raise UserError("no validation video can be read: check --val and --root")
     loss, right, static_right, entropy = (value / n for value in sums)
     return {"val/loss": loss, "val/accuracy": right, "val/static_accuracy": static_right,
-            "val/static_entropy": entropy, "val/chance": 1 / k, "val/videos": int(n)}
+            "val/static_entropy": entropy, "val/chance": 1 / k, "val/videos": int(n),
+            "val/unreadable": [loader.dataset.dataset.videos.paths[i] for i in bad]}
 
 
-# [same in all scripts: weights]
+# [same in all scripts: pretrain]
 def pretrain(args):
     """The embedded benchmark's stand-in for Kinetics weights: plain training on its weakly biased split, done once."""
-    world = toy(args.data_seed, args.data)
+    world, first = toy(args.data_seed, args.data), start(0)[0] == 0
     done = world / f"weights-{args.model}.pt"
-    if not done.exists():
-        out = world / f"weights-{args.model}"
+    if not total(first and done.exists())[0]:
+        out = world / f"weights-{args.model}.part{total(os.getpid() * first)[0]:.0f}"     # two first runs may meet
         result = train(Args(**TOY | SHORT["baseline"] | dict(
-            model=args.model, weights="", train=str(world / "pretrain.txt"), epochs=PRETRAIN_EPOCHS, out=str(out),
-            overwrite=True)))
-        if start(0)[0] == 0:
+            model=args.model, weights="none", train=str(world / "pretrain.txt"), out=str(out), epochs=PRETRAIN_EPOCHS)))
+        if first:
             Path(result["checkpoint"]).replace(done)
-        total(0)                                                                          # the others wait
+            shutil.rmtree(out)
+    total(0)                                                                              # the others wait
     return done
-
-
-def initialise(model, args):
-    """Load --weights into model. -> what was done, in words"""
-    path = Path(args.weights)
-    if args.weights in ("", "none"):
-        return "random weights"
-    if args.weights == "pretrain":
-        path = pretrain(args)
-    elif not path.exists():
-        try:
-            path = torchvision.models.get_model_weights(args.model)[args.weights]
-        except (KeyError, ValueError):
-            raise UserError(f"--weights {args.weights}: no such file, nor weights of {args.model} in torchvision; "
-                            "name one, or none") from None
-        try:
-            saved = path.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
-            raise UserError(f"--weights {args.weights}: cannot download {path.url} ({error}); "
-                            "give a file that you have with --weights FILE, or --weights none") from None
-        return load_weights(model, saved, model.head_name)
-    return load_weights(model, path, model.head_name)
 # [end]
 
 
@@ -403,15 +387,18 @@ def train(args):
     train_set, val_set = make_data(args)
     classes, listed, out = train_set.videos.classes, train_set.videos.sha1, Path(args.out or "runs/albar")
     order = Order(len(train_set), args.batch_size, args.seed, rank, world, args.accumulate)
-    how = dict(num_workers=args.workers, pin_memory=device.type == "cuda")
+    how = dict(num_workers=args.workers, pin_memory=device.type == "cuda", worker_init_fn=deaf)
     loader = DataLoader(train_set, batch_sampler=order, persistent_workers=args.workers > 0, **how)
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), world)), args.batch_size, **how)
+    if args.augment != "none" and args.batch_size < 2 * world * args.accumulate:
+        raise UserError("--augment mixes the clips of a part of the batch: give two or more, a larger --batch-size")
+    net = try_clip(build_model(args, len(classes)), args)
     saved = open_run(out, "albar", args, listed)                                   # the checkpoint to resume, or None
-    net = build_model(args, len(classes))
-    note = f"resumed at step {saved['step']}" if saved else initialise(net, args)
+    note = f"resumed at step {saved['step']}" if saved else load_weights(
+        net, pretrain(args) if args.weights == "pretrain" else args.weights, args.model, net.head_name)
     layout = dict(memory_format=torch.channels_last_3d if args.channels_last else torch.contiguous_format)
     net = net.to(device, **layout)
-    model = DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
+    model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model
     optimizer = torch.optim.AdamW(net.parameters(), args.lr * args.batch_size / 64, (0.9, 0.999),
                                   weight_decay=args.weight_decay)
@@ -425,20 +412,22 @@ def train(args):
         step, best, figures = saved["step"], saved["best"], saved["extra"]
         for name, part in state.items():
             part.load_state_dict(saved[name])
+    elif rank == 0:
+        clear_run(out)                                           # what --overwrite replaces, lest --resume finds it
     log = Log(out / "log.jsonl", rank, step if saved else -1)
     log(step=step, args=asdict(args), torch=str(torch.__version__), note=note, list=train_set.videos.kind,
-        list_sha1=listed, train_videos=len(train_set), val_videos=len(val_set), classes=len(classes),
-        missing=train_set.videos.missing + val_set.videos.missing, processes=world, device=str(device))
+        list_sha1=listed, missing=train_set.videos.missing + val_set.videos.missing, train_videos=len(train_set),
+        val_videos=len(val_set), classes=len(classes), processes=world, device=str(device))
     if rank == 0:
         print(f"{out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
               f"({train_set.videos.kind} list), {len(classes)} classes, {world} x {device.type}", flush=True)
 
     def save(name):
         if rank == 0:
-            parts = {name: part.state_dict() for name, part in state.items()}
+            parts = {key: part.state_dict() for key, part in state.items()}
             save_checkpoint(out / name, method="albar", args=asdict(args), classes=classes, epoch=step // steps,
-                            step=step, **parts, rng={"seed": args.seed, "step": step}, extra=figures, best=best,
-                            torch=str(torch.__version__), list_sha1=listed)
+                            step=step, rng={"seed": args.seed, "step": step}, extra=figures, best=best,
+                            list_sha1=listed, torch=str(torch.__version__), **parts)
 
     def backward(loss):
         scaler.scale(loss / args.accumulate).backward()
@@ -446,15 +435,14 @@ def train(args):
     def check(losses, bad):                               # before anything is logged or saved, in all processes at once
         finite, unread = total(torch.stack(losses).isfinite().all(), len(bad))
         if finite < world:
-            raise UserError(f"the loss is not finite by step {step} of {out}: lower --lr or the weights of the losses; "
-                            "last.pt is of the last good epoch, if one had ended")
+            raise UserError(f"{out}: loss not finite by step {step}: lower --lr or the weights; last.pt is good")
         if unread > args.max_bad * len(train_set):
-            raise UserError(f"{unread:.0f} of {len(train_set)} training videos cannot be read, more than --max-bad "
-                            f"{args.max_bad}: {', '.join(train_set.videos.paths[i] for i in sorted(bad)[:5])}")
+            names = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
+            raise UserError(f"{unread:.0f} of {len(train_set)} training videos cannot be read (--max-bad): {names}")
 
     with Interrupt() as stop:
         for epoch in range(step // steps, args.epochs):
-            order.epoch, order.skip, losses, bad, since = epoch, step - epoch * steps, [], set(), time.time()
+            order.epoch, order.skip, recent, bad, since = epoch, step - epoch * steps, [], set(), time.time()
             bar = tqdm(desc=f"epoch {epoch + 1}/{args.epochs}", total=steps, initial=order.skip, unit="step",
                        leave=False, disable=None if rank == 0 else True)
             for part, batch in enumerate(loader, 1):
@@ -467,7 +455,7 @@ def train(args):
                 with no_sync(model, not last):                   # of a batch in parts, the last exchanges gradients
                     loss, logs = training_step(model, dict(clip=clip, label=label), args, backward, logged)
                     backward(loss)
-                losses.append(loss.detach())
+                recent.append({k: float(v) if not torch.is_tensor(v) else v.detach() for k, v in logs.items()})
                 if not last:
                     continue
                 scaler.step(optimizer)
@@ -478,18 +466,20 @@ def train(args):
                 bar.update()
                 stopped = total(stop.signal)[0]
                 if logged or stopped:
-                    check(losses, bad)
+                    check([r["loss"] for r in recent], bad)
                 if logged:
-                    logs = {k: v / world for k, v in zip(logs, total(*logs.values()), strict=True)}
-                    rate = len(losses) * len(label) * world / (time.time() - since)
+                    means = [sum(r[k] for r in recent if k in r) / sum(k in r for r in recent) for k in logs]
+                    logs = {k: v / world for k, v in zip(logs, total(*means), strict=True)}
+                    rate = len(recent) * len(label) * world / (time.time() - since)
                     log(step=step, epoch=step / steps, lr=scheduler.get_last_lr()[0], clips_per_second=rate, **logs)
                     bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.2f}")
-                    losses, since = [], time.time()
+                    recent, since = [], time.time()
                 if stopped:
                     break
             bar.close()
             if step == (epoch + 1) * steps:
                 figures = validate(net, val_loader, args, device)
+                check([torch.tensor(figures["val/loss"])], bad)
                 log(step=step, epoch=epoch + 1, unreadable=[train_set.videos.paths[i] for i in sorted(bad)], **figures)
                 if rank == 0:
                     print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "

@@ -21,6 +21,7 @@ import av
 import numpy as np
 import torch
 import torch.distributed as dist
+import torchvision
 from av.video.reformatter import VideoReformatter
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -31,9 +32,9 @@ class UserError(Exception):
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
-def arg(default, help, choices=None, low=None, positional=False):
-    """A field of Args that is a flag: its default, one line of help, the allowed values or the least one."""
-    return field(default=default, metadata=dict(help=help, choices=choices, low=low, positional=positional))
+def arg(default, help, choices=None, low=None, high=None, positional=False):
+    """A field of Args that is a flag: its default, one line of help, the allowed values, the least, the greatest."""
+    return field(default=default, metadata=dict(help=help, choices=choices, low=low, high=high, positional=positional))
 
 
 def cli(Args, main, toy=None, short=None, argv=None):
@@ -64,12 +65,18 @@ def cli(Args, main, toy=None, short=None, argv=None):
             values |= short[name]
         args = Args(**values | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
         for f in fields(Args):
-            if f.metadata["low"] is not None and not getattr(args, f.name) >= f.metadata["low"]:
-                flag = f"--{f.name.replace('_', '-')} {getattr(args, f.name)}"
-                raise UserError(f"{flag}: must be at least {f.metadata['low']}")
+            value, low, high = getattr(args, f.name), f.metadata["low"], f.metadata["high"]
+            flag, values = f"--{f.name.replace('_', '-')}", value if isinstance(value, tuple) else (value,)
+            if isinstance(f.default, tuple) and f.default and len(values) != len(f.default):
+                raise UserError(f"{flag} takes {len(f.default)} numbers, not {len(values)}")
+            if low is not None and not all(low <= v <= (v if high is None else high) for v in values):
+                raise UserError(f"{flag} {value}: must be at least {low}" + (f" and at most {high}" if high else ""))
         main(args)
     except UserError as error:                        # one from a loader's process comes with that process's traceback
         print("error:", str(error).strip().rsplit("UserError: ", 1)[-1], file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:                          # a folder that cannot be written, a full disk
+        print(f"error: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -359,9 +366,9 @@ def split_list(videos, share, seed):
 
 def existing(videos, max_bad):
     """The videos whose files exist, the others in .missing. UserError where these are more than a share max_bad."""
-    there = {i for i in range(len(videos)) if videos.full(i).exists()}
+    there = {i for i in range(len(videos)) if os.path.exists(videos.full(i))}
     gone = [i for i in range(len(videos)) if i not in there]
-    if len(gone) > max_bad * len(videos):
+    if not there or len(gone) > max_bad * len(videos):
         raise UserError(f"{len(gone)} of {len(videos)} videos do not exist, first {videos.full(gone[0])}: "
                         f"check --root (now {videos.root}), or allow more with --max-bad")
     return replace(_subset(videos, sorted(there)), missing=tuple(videos.paths[i] for i in gone))
@@ -570,8 +577,10 @@ def toy_clip(seed, split, i, truth):
         j = ground.choice(np.flatnonzero(truth["action"] != truth["action"][i]))
         still, cut = _actor(ACTIONS[truth["action"][j]], truth["look"][j], *truth["tags"][j, 2:4],
                             np.random.default_rng([seed, 2, list(SPLITS).index("test"), j]))
+        still = still * (0.6 if truth["tags"][j, 1] else 1)
         scene = cut[LENGTH // 2] * still[LENGTH // 2] + (1 - cut[LENGTH // 2]) * scene
-    frames = (mask * colours + (1 - mask) * scene) * (0.6 if night and split == source else 1)
+    dark = 0.6 if night else 1                                                # an actor is cut out as dark as it is
+    frames = mask * colours * dark + (1 - mask) * scene * (dark if split == source else 1)
     return frames.clip(0, 255).astype(np.uint8), mask[..., 0] > 0.5
 
 
@@ -586,7 +595,7 @@ def _toy_write(job):
         with av.open(f"{file}.mp4", "w") as out:
             stream = out.add_stream("libx264", rate=10)
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast", "g": "10", "threads": "1"}
+            stream.options = {"crf": "20", "preset": "veryfast", "g": "10", "threads": "1", "x264-params": "mbtree=0"}
             for frame in frames:
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             out.mux(stream.encode())
@@ -667,13 +676,21 @@ def total(*values):
     return sums.tolist()
 
 
+def broadcast(model):
+    """Give all processes the first one's buffers (batch norm's running statistics)."""
+    for buffer in model.buffers() if dist.is_initialized() else ():
+        dist.broadcast(buffer, 0)
+
+
 def no_sync(model, on=True):
     """DistributedDataParallel's no_sync where the model has it: gradients are summed here, not yet exchanged."""
     return model.no_sync() if on and hasattr(model, "no_sync") else nullcontext()
 
 
 def autocast(device, amp):
-    """Mixed precision on CUDA: amp "none", "bf16" or "fp16"."""
+    """Mixed precision on CUDA: amp "none", "bf16" or "fp16". UserError elsewhere."""
+    if amp != "none" and device.type != "cuda":
+        raise UserError(f"--amp {amp} is for CUDA, and this runs on the {device.type}: leave it out")
     return torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "none")
 
 
@@ -697,6 +714,12 @@ def open_run(out, method, args, list_sha1):
     return None
 
 
+def clear_run(out):
+    """Remove the files of an earlier run from its folder."""
+    for name in ("last.pt", "best.pt", "log.jsonl", "evaluate.json", "evaluate.npz"):
+        (Path(out) / name).unlink(missing_ok=True)
+
+
 def save_checkpoint(path, **content):
     """torch.save under a temporary name, then rename: a kill at any moment leaves the last good file."""
     part = Path(f"{path}.part")
@@ -709,31 +732,57 @@ def _read(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:                        # torch.load raises what the broken bytes lead it to
-        raise UserError(f"{path}: not a checkpoint or file of weights: {str(error).splitlines()[0][:90]}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except Exception:                                 # torch.load raises what the broken bytes lead it to
+        raise UserError(f"{path}: not a file of weights or checkpoint, or one with code in it (not run)") from None
 
 
 def load_checkpoint(path, method=None):
     """A checkpoint of these scripts, on the CPU. UserError for a file that is none, or another method's."""
-    saved, needed = _read(path), {"method", "args", "classes", "model", "epoch", "step"}
-    if not isinstance(saved, dict) or not needed <= saved.keys():
-        raise UserError(f"{path}: not a checkpoint of these scripts: it lacks one of {', '.join(sorted(needed))}")
+    saved, kinds = _read(path), dict(method=str, args=dict, classes=list, model=dict, epoch=int, step=int)
+    if not isinstance(saved, dict) or any(not isinstance(saved.get(k), t) for k, t in kinds.items()):
+        raise UserError(f"{path}: not a checkpoint of these scripts: it lacks one of {', '.join(kinds)}")
     if method not in (None, saved["method"]):
         raise UserError(f"{path}: made by {saved['method']}.py, not {method}.py")
     return saved
 
 
-def load_weights(model, weights, head):
-    """Load weights: a file (torchvision's or a checkpoint of these scripts) or a state dict. -> what was done.
+def try_clip(model, args):
+    """The model, after one forward pass of an empty clip. UserError where it takes none of this length and size."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, args.frames, args.size, args.size))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--model {args.model} takes no clip of --frames {args.frames} and --size {args.size}: "
+                        f"{str(error).splitlines()[0]}") from None
+    return model.train()
+
+
+def load_weights(model, weights, arch, head):
+    """Load weights into model: a file (torchvision's, or a checkpoint of these scripts), torchvision's name of weights
+    of its video model `arch`, or none. -> what was done, in words
 
     Known prefixes are stripped; the head, keys that begin with `head`, stays new where its shape differs. Any other
     missing, unexpected or misshapen key is a UserError that lists them."""
-    name, prefix, said = "weights" if isinstance(weights, dict) else weights, r"^(module\.|model\.|backbone\.)+", []
-    saved = weights if isinstance(weights, dict) else _read(weights)
+    if weights in ("", "none"):
+        return "random weights"
+    if os.path.exists(weights):
+        saved = _read(weights)
+    else:
+        try:
+            named = torchvision.models.get_model_weights(arch)[weights]
+        except (KeyError, ValueError):
+            raise UserError(f"--weights {weights}: no such file, nor {arch}'s in torchvision; or none") from None
+        try:
+            saved = named.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"--weights {weights}: cannot download {named.url} ({error}); give a file") from None
+    prefix, said = r"^(module\.|model\.|backbone\.)+", []
     for key in ("model", "state_dict"):
         saved = saved[key] if isinstance(saved, dict) and isinstance(saved.get(key), dict) else saved
     if not isinstance(saved, dict) or not all(torch.is_tensor(v) for v in saved.values()):
-        raise UserError(f"{name}: holds no state dict (names and tensors)")
+        raise UserError(f"{weights}: holds no state dict (names and tensors)")
     ours = model.state_dict()
     if stripped := {m.group() for k in saved if (m := re.match(prefix, k)) and k not in ours}:
         said.append(f"stripped {', '.join(sorted(stripped))}")
@@ -746,9 +795,9 @@ def load_weights(model, weights, head):
         said.append(f"new head of {ours[key].shape[0]} classes for one of {saved[key].shape[0]}")
         saved = {k: v for k, v in saved.items() if k not in wrong}
     elif wrong:
-        raise UserError(f"{name}: {len(wrong)} keys do not fit the model: {', '.join(sorted(wrong)[:6])}, ...")
+        raise UserError(f"{weights}: {len(wrong)} keys do not fit the model: {', '.join(sorted(wrong)[:6])}, ...")
     model.load_state_dict(ours | saved)
-    return f"{len(saved)} tensors from {name}" + "".join(f", {s}" for s in said)
+    return f"{len(saved)} tensors from {weights}" + "".join(f", {s}" for s in said)
 
 
 class Log:
@@ -783,3 +832,17 @@ class Interrupt:
     def __exit__(self, *error):
         for number, old in self.old.items():
             signal.signal(number, old)
+
+
+def deaf(worker):
+    """For loader processes: a signal to the whole group (Ctrl-C, a cluster's SIGTERM) is the main process's to answer;
+    only the SIGTERM that it sends them itself ends them. (Ignoring SIGTERM would leave them for ever.)"""
+    def wait(parent):
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):                                                # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=wait, args=(os.getppid(),), daemon=True).start()

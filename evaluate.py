@@ -59,7 +59,7 @@ class Args:
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
     root: str = arg("", "folder of the lists' videos; default: each list's own folder")
-    split: int = arg(1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1")
+    split: int = arg(1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3))
     clips: int = arg(1, "clips of a video, spread evenly, mean softmax; ALBAR App. B: one, centred", low=1)
     shuffles: int = arg(3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0)
     seed: int = arg(0, "seed of the SCUFO frames, the shuffles and the bootstrap", low=0)
@@ -83,6 +83,7 @@ class Run:
     args: dict                # every field of the method's Args
     classes: list[str]
     done: tuple[int, int]     # epoch, step
+    list_sha1: str            # of the training list
     model: torch.nn.Module    # on the CPU, in eval mode
 
     @property
@@ -96,7 +97,7 @@ class Run:
         """Equal for seeds of one configuration at the same point of training (the step, or best.pt)."""
         stage = "best" if self.path.name == "best.pt" else self.done
         kept = {k: v for k, v in sorted(self.args.items()) if k not in NOT_CONFIG}
-        return repr((self.method, stage, self.classes, kept))
+        return repr((self.method, stage, self.classes, self.list_sha1, kept))
 
 
 def load_run(path):
@@ -120,10 +121,10 @@ def load_run(path):
     model = script.build_model(args, len(saved["classes"])).eval()
     try:
         model.load_state_dict(saved["model"])
-    except RuntimeError as e:
+    except (RuntimeError, TypeError) as e:
         raise UserError(f"{path}: not weights of {method}.py's model: {' '.join(str(e).split())}") from None
     done = saved["epoch"], saved["step"]
-    return Run(path, method, saved["args"] | asdict(args), saved["classes"], done, model)
+    return Run(path, method, saved["args"] | asdict(args), saved["classes"], done, saved.get("list_sha1", ""), model)
 
 
 def find_splits(run, args):
@@ -398,7 +399,7 @@ def layout(table):
 def paired_difference(a, b):
     """(S,) figures of two configurations at the same S >= 2 seeds -> mean of a - b, half its 95 % t interval"""
     d = np.asarray(a) - np.asarray(b)
-    t = T95[len(d) - 2] if len(d) - 2 < len(T95) else 1.96
+    t = T95[len(d) - 2] if len(d) - 2 < len(T95) else 1.96 + 2.5 / (len(d) - 1)             # to 0.01
     return float(d.mean()), float(t * d.std(ddof=1) / len(d) ** 0.5)
 
 

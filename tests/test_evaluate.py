@@ -184,7 +184,7 @@ def test_a_seed_is_counted_once():
 def test_configuration_of_a_run():
     def config(path="runs/a/last.pt", step=30, **args):
         args = {"lr": 1, "seed": 0, "out": "x"} | args
-        return evaluate.Run(Path(path), "albar", args, ["a"], (step // 10, step), None).config
+        return evaluate.Run(Path(path), "albar", args, ["a"], (step // 10, step), "", None).config
     assert config() == config(seed=1, out="y", workers=3)
     assert len({config(), config(lr=2), config(step=25), config(data_seed=1), config("runs/a/best.pt")}) == 5
     assert config("runs/a/best.pt", 20) == config("runs/b/best.pt", 30)  # whichever epoch was best
