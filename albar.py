@@ -435,10 +435,10 @@ def train(args):
     def check(losses, bad):                               # before anything is logged or saved, in all processes at once
         finite, unread = total(torch.stack(losses).isfinite().all(), len(bad))
         if finite < world:
-            raise UserError(f"{out}: loss not finite by step {step}: lower --lr or the weights; last.pt is good")
+            raise UserError(f"{out}: the loss is not finite by step {step}: lower --lr; last.pt is good")
         if unread > args.max_bad * len(train_set):
             names = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
-            raise UserError(f"{unread:.0f} of {len(train_set)} training videos cannot be read (--max-bad): {names}")
+            raise UserError(f"{unread:.0f} of {len(train_set)} videos cannot be read (--max-bad {args.max_bad}): {names}")
 
     with Interrupt() as stop:
         for epoch in range(step // steps, args.epochs):
