@@ -437,8 +437,8 @@ def train(args):
         if finite < world:
             raise UserError(f"{out}: the loss is not finite by step {step}: lower --lr; last.pt is good")
         if unread > args.max_bad * len(train_set):
-            names = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
-            raise UserError(f"{unread:.0f} of {len(train_set)} videos cannot be read (--max-bad {args.max_bad}): {names}")
+            few = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
+            raise UserError(f"{unread:.0f} of {len(train_set)} videos cannot be read (--max-bad {args.max_bad}): {few}")
 
     with Interrupt() as stop:
         for epoch in range(step // steps, args.epochs):
