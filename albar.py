@@ -21,7 +21,7 @@ Commands
 DEVIATION from the paper
   D1  --gp-norm official: root over C, T, H, mean over batch and W, as in the official code, whose weight 10 the paper
       prints. Eq. (4) as printed is the norm over the whole clip (--gp-norm full), sqrt(W) times larger for gradients
-      that spread evenly, never less: 10 then means what 150 means here at W = 224. Measured: README, no difference.
+      that spread evenly, never less: 10 then means what 150 means here at W = 224. Measured effect: README.
   D2  the last epoch's weights are the result; the best on validation are kept beside them (best.pt). The official code
       picks the epoch by accuracy on the IID test split.
   D3  entropy by log_softmax; the official code's log(softmax) gives 0 * -inf = NaN for a confident prediction.
