@@ -106,8 +106,8 @@ class Args:
     seed: int = arg(0, "seed of the run", low=0)
 
 
-# On the embedded benchmark. w_adv = 1 makes the tiny network anti-learn there (README). On worlds drawn with other seeds
-# (--data-seed 1 and 2) 0.06 left SCUFO a little above chance and 0.12 a little below: 0.08 lies between.
+# On the embedded benchmark. w_adv = 1 makes the tiny network anti-learn there (README). On worlds drawn with other
+# seeds (--data-seed 1 and 2) 0.06 left SCUFO a little above chance and 0.12 a little below: 0.08 lies between.
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
            epochs=12, warmup=1.0, batch_size=32, lr=4e-3, workers=0, cache=True, w_adv=0.08)
 PRETRAIN_EPOCHS = 15
