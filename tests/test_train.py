@@ -233,6 +233,20 @@ def test_two_processes_train_what_one_trains(flags, tmp_path, change):
     assert log_lines(tmp_path / "two")[0]["processes"] == 2
 
 
+def buffers_of_the_first(rank, meet):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    norm = torch.nn.BatchNorm3d(2)
+    norm.running_mean.fill_(rank + 1)
+    common.broadcast(norm)
+    assert (norm.running_mean == 1).all()
+    torch.distributed.destroy_process_group()
+
+
+def test_the_first_process_gives_its_batch_norm_statistics(tmp_path):
+    """Else every process validates, and a resumed run starts with, statistics of its own."""
+    torch.multiprocessing.spawn(buffers_of_the_first, (tmp_path / "meet",), nprocs=2)
+
+
 # ---- A loss that is not finite --------------------------------------------------------------------------------------
 def finite(path):
     return all(v.isfinite().all() for v in load(path)["model"].values())
