@@ -4,6 +4,7 @@ the embedded benchmark, checkpoints, logs. No method, no loss, no model. Imports
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -37,15 +39,19 @@ def arg(default, help, choices=None, low=None, high=None, positional=False):
     return field(default=default, metadata=dict(help=help, choices=choices, low=low, high=high, positional=positional))
 
 
-def cli(Args, main, toy=None, short=None, argv=None):
+def cli(Args, main, toy=None, short=None, argv=None, steps=None):
     """Read flags into the dataclass Args and run main(args); a UserError ends with one line and exit code 2.
 
     toy: values that replace the defaults where no --train list is given, that is on the embedded benchmark.
     short: {flag: {field: value}}, flags that stand for several others, such as --baseline.
+    steps: {word: (Args, main)}, sub-commands: `python sdn.py scenes ...`; no word means main.
     """
-    toy, short = toy or {}, short or {}
-    parser = argparse.ArgumentParser(description=sys.modules[Args.__module__].__doc__, allow_abbrev=False,
-                                     argument_default=argparse.SUPPRESS,
+    toy, short, argv, doc = toy or {}, short or {}, sys.argv[1:] if argv is None else argv, sys.modules[Args.__module__]
+    if word := argv[0] if argv and argv[0] in (steps or {}) else "":
+        (Args, main), toy, short, argv = steps[word], {}, {}, argv[1:]
+        doc = main
+    parser = argparse.ArgumentParser(prog=f"{os.path.basename(sys.argv[0])} {word}".strip(), description=doc.__doc__,
+                                     allow_abbrev=False, argument_default=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Args):
         name, many = f.name.replace("_", "-"), isinstance(f.default, tuple)
@@ -396,42 +402,48 @@ class Videos(torch.utils.data.Dataset):
     (seed, epoch, index), so neither the number of workers nor a resume changes it.
 
     Item `epoch * len(videos) + index`: clip (3, T, H, W) or (V, 3, T, H, W) uint8, label, index, and bad: 1 where
-    the video cannot be read. Its place is then taken by the next that can (replace) or by black frames.
+    the video cannot be read. Its place is then taken by the next that can (replace) or by black frames; `video` is the
+    index of the one that is shown. change(frames (n, H, W, 3), path in the list, indices) -> frames, indices, {more
+    items}: what a paper does to decoded frames before the transform; it may give more of them, (2, T) for (T,).
     """
 
-    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=False):
+    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=False, change=None):
         self.videos, self.sample, self.transform, self.seed, self.replace = videos, sample, transform, seed, replace
         self.cache = {} if cache else None            # decoded videos, kept in memory: for small ones alone
+        self.change = change
 
     def __len__(self):
         return len(self.videos)
 
     def frames(self, path, rng):
         if self.cache is None:
-            return read_clip(path, (at := self.sample(num_frames(path), rng=rng)).ravel()), at.shape
+            return read_clip(path, (at := self.sample(num_frames(path), rng=rng)).ravel()), at
         if path not in self.cache:
             self.cache[path] = read_clip(path, np.arange(num_frames(path)))
-        return self.cache[path][(at := self.sample(len(self.cache[path]), rng=rng)).ravel()], at.shape
+        return self.cache[path][(at := self.sample(len(self.cache[path]), rng=rng)).ravel()], at
 
     def __getitem__(self, key):
         epoch, index = divmod(int(key), len(self))
         rng = np.random.default_rng([self.seed, epoch, index])
         for at in range(index, index + (10 if self.replace else 1)):
             try:
-                frames, shape = self.frames(self.videos.full(at % len(self)), rng)
+                frames, shown = self.frames(self.videos.full(at % len(self)), rng)
                 break
             except UserError as error:
                 reason = error
         else:
             if self.replace:
                 raise UserError(f"ten videos in a row cannot be read; the last: {reason}")
-            at, shape = -1, self.sample(1, rng=rng).shape
-            frames = torch.zeros(int(np.prod(shape)), 64, 64, 3, dtype=torch.uint8)
+            at, shown = -1, self.sample(1, rng=rng)
+            frames = torch.zeros(shown.size, 64, 64, 3, dtype=torch.uint8)
+        path, more = self.videos.paths[at % len(self)], {}
+        if self.change:
+            frames, shown, more = self.change(frames, path, shown)
         with torch.random.fork_rng(devices=[]):       # v2 draws from torch's own generator
             torch.default_generator.manual_seed(int(rng.integers(2 ** 62)))
             clip = self.transform(frames.permute(0, 3, 1, 2))
-        return {"clip": clip.unflatten(0, shape).transpose(-4, -3), "label": self.videos.labels[at % len(self)],
-                "index": index, "bad": int(at != index)}
+        return {"clip": clip.unflatten(0, shown.shape).transpose(-4, -3), "label": self.videos.labels[at % len(self)],
+                "index": index, "video": at % len(self), "bad": int(at != index)} | more
 
 
 class Order(torch.utils.data.Sampler):
@@ -456,6 +468,159 @@ class Order(torch.utils.data.Sampler):
             batch = order[step * self.batch_size:(step + 1) * self.batch_size].reshape(-1, self.parts)
             for part in range(self.rank, self.parts, self.world):
                 yield batch[:, part].tolist()
+
+
+# ---- Labels that an offline step found ------------------------------------------------------------------------------
+def save_arrays(path, **arrays):
+    """One compressed .npz, written under a temporary name, then renamed."""
+    with (part := Path(f"{path}.part")).open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(path)
+
+
+def load_arrays(path, *names):
+    """{name: array} of an .npz, nothing pickled. UserError for a file that is none or lacks one of the names."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or 'not an .npz file'}") from None
+    except Exception as error:                        # np.load raises what the broken bytes lead it to
+        raise UserError(f"{path}: not a file that an offline step wrote: it lacks {' or '.join(names)}, or "
+                        f"is broken ({type(error).__name__})") from None
+
+
+def read_labels(files, paths, max_missing=1.0):
+    """Soft labels of the videos `paths` -> (n, M) float32 tensor, M category names. Files: .npz of `sdn.py scenes`, with
+    paths, probabilities (rows sum to 1), categories. A video that no file has gets a row of zeros; UserError where that
+    is more than a share max_missing of them, or where files differ in their categories."""
+    names, rows = None, {}
+    for file in files:
+        part = load_arrays(file, "paths", "probabilities", "categories")
+        names = part["categories"].tolist() if names is None else names
+        if part["probabilities"].shape != (len(part["paths"]), len(names)) or part["categories"].tolist() != names:
+            raise UserError(f"{file}: its categories are not those of {files[0]}, or do not fit its probabilities")
+        rows |= dict(zip(part["paths"].tolist(), part["probabilities"], strict=True))
+    missing = [path for path in paths if path not in rows]
+    if len(missing) > max_missing * len(paths):
+        raise UserError(f"{', '.join(map(str, files))}: no labels of {len(missing)} of {len(paths)} videos, first "
+                        f"{missing[0]}: label that list too, or allow more with --max-bad")
+    none = np.zeros(len(names), np.float16)
+    return torch.from_numpy(np.stack([rows.get(path, none) for path in paths])).float(), names
+
+
+class Boxes:
+    """Human boxes by video and frame. Files: .npz of `sdn.py humans`, or text that others made: `path frame x0 y0 x1 y1`
+    a line, frames from 0, pixels of the decoded frame (spaces in the path allowed). A detector that saw each n-th frame
+    (`every`) has its boxes carried to the frames between; boxes from text hold on their own frames alone."""
+
+    def __init__(self, files):
+        self.videos = {}                                                   # path -> every, frames (b,), boxes (b, 4)
+        for file in files:
+            if str(file).endswith(".npz"):
+                part = load_arrays(file, "paths", "counts", "frames", "boxes", "every")
+                every, paths, ends = int(part["every"]), part["paths"].tolist(), np.cumsum(part["counts"])[:-1]
+                frames, boxes = (np.split(part[name], ends) for name in ("frames", "boxes"))
+            else:
+                lines, every, found = _lines(Path(file)), 1, {}
+                for where, line in lines:
+                    *path, frame, x0, y0, x1, y1 = line.rsplit(maxsplit=5)
+                    try:
+                        box = [int(frame), *map(float, (x0, y0, x1, y1))]
+                    except ValueError:
+                        box = [-1]
+                    if not path or box[0] < 0 or not (box[1] <= box[3] and box[2] <= box[4]):
+                        raise UserError(f"{where}: expected `path frame x0 y0 x1 y1`: {line[:70]!r}")
+                    found.setdefault(path[0], []).append(box)
+                paths, tables = list(found), [np.array(sorted(rows)) for rows in found.values()]
+                frames, boxes = [t[:, 0].astype(int) for t in tables], [t[:, 1:] for t in tables]
+            self.videos |= {p: (every, f, b) for p, f, b in zip(paths, frames, boxes, strict=True)}
+
+    def __call__(self, path, frames):
+        """Boxes (B, 4) x0 y0 x1 y1 of each of the frames (n,) of a video, a list of n; B is 0 where there are none."""
+        every, at, boxes = self.videos.get(path, (1, np.zeros(0, int), np.zeros((0, 4))))
+        seen = np.asarray(frames) // every * every
+        ends = zip(np.searchsorted(at, seen), np.searchsorted(at, seen, "right"), strict=True)
+        return [boxes[low:high] for low, high in ends]
+
+
+def mask_humans(frames, path, at, boxes):
+    """SDN Sec. 3.3, for Videos(change=partial(mask_humans, boxes=Boxes(...))): the clip, and the clip with every human box
+    filled with its frame's mean colour (of the whole frame, rounded).
+
+    frames (n, H, W, 3) uint8 -> (2n, H, W, 3), indices (2, *at.shape), {"humans": share of frames that have a box}."""
+    masked, found = frames.clone(), boxes(path, at.ravel())
+    for image, original, some in zip(masked, frames, found, strict=True):
+        for x0, y0, x1, y1 in some:
+            y, x = (slice(max(0, math.floor(a)), max(0, math.ceil(b))) for a, b in ((y0, y1), (x0, x1)))
+            image[y, x] = original.float().mean((0, 1)).round().to(torch.uint8)
+    return torch.cat([frames, masked]), np.stack([at, at]), {"humans": float(np.mean([len(some) > 0 for some in found]))}
+
+
+PART_SECONDS = 30                                 # of work that a kill may lose
+
+
+def sweep(out, videos, made, rows, finish):
+    """Label many videos offline, resumable: what is done lies in OUT.parts/ until all is, then in OUT, an .npz.
+
+    rows(list of indices into videos) yields (index, (r, c) array, or None where the video cannot be read), in any order;
+    each of torchrun's processes does its share. finish(paths, [array]) -> the arrays of OUT, beside `unreadable` (paths)
+    and `made` (how, as JSON). A run that goes on with another `made` or a finished OUT is a UserError."""
+    rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    made, folder, paths = json.dumps(made), Path(f"{out}.parts"), list(dict.fromkeys(videos.paths))
+    if Path(out).exists():
+        raise UserError(f"{out} exists: remove it, or name another file with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    total(0)                                                                     # nobody writes before all have looked
+
+    def done():
+        found = {}
+        for file in sorted(folder.glob("*.npz")):
+            part = load_arrays(file, "paths", "counts", "rows", "made")
+            if str(part["made"]) != made:
+                raise UserError(f"{folder}: begun with other settings, {part['made']}: repeat them, or remove the folder")
+            pieces = np.split(part["rows"], np.cumsum(part["counts"].clip(0))[:-1])
+            found |= {p: piece if n >= 0 else None
+                      for p, n, piece in zip(part["paths"].tolist(), part["counts"], pieces, strict=True)}
+        return found
+
+    before, place = done(), {path: i for i, path in enumerate(videos.paths)}
+    left = [place[path] for path in paths if path not in before][rank::world]
+    total(0)
+    some, since = {}, time.time()
+
+    def save():
+        if some:
+            counts = [-1 if piece is None else len(piece) for piece in some.values()]
+            pieces = [piece for piece in some.values() if piece is not None] or [np.zeros((0, 1))]
+            save_arrays(folder / f"{rank}-{time.time_ns()}.npz", paths=np.array(list(some)), counts=np.array(counts),
+                        rows=np.concatenate(pieces), made=np.array(made))
+            some.clear()
+
+    bar = tqdm(desc=str(out), total=len(paths), initial=len(before), unit="video", disable=None if rank == 0 else True)
+    with Interrupt() as stop:
+        for index, piece in rows(left):
+            some[videos.paths[index]] = piece
+            bar.update(world)
+            if time.time() - since > PART_SECONDS or stop.signal:
+                save()
+                since = time.time()
+            if stop.signal:
+                raise SystemExit(128 + stop.signal)                                       # the same command goes on
+    save()
+    bar.close()
+    total(0)
+    if rank == 0:
+        found = done()
+        good = [path for path in paths if found[path] is not None]
+        bad = [path for path in paths if found[path] is None]
+        if not good:
+            raise UserError(f"none of {len(paths)} videos can be read, first {videos.full(0)}: check --root")
+        save_arrays(out, unreadable=np.array(bad, str), made=np.array(made),
+                    **finish(good, [found[path] for path in good]))
+        shutil.rmtree(folder)
+        print(f"{out}: {len(good)} videos" + (f", {len(bad)} unreadable: {', '.join(bad[:5])}" if bad else ""))
+    total(0)
 
 
 # ---- Embedded benchmark --------------------------------------------------------------------------------------------
@@ -627,17 +792,49 @@ def _toy_draw(seed, final, share):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _toy_labels(folder, seed):
+    """scenes.npz and humans.npz from the truth, in the form of sdn.py's offline steps.
+
+    Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes that
+    look alike, its probabilities are right on average, and about 70 % of its first guesses are right (the released
+    Places365 ResNet-50: 55 % of 365). Nothing else of the clip is in them."""
+    truth = np.load(folder / "truth.npz")
+    looks = [_photo(np.random.default_rng([seed, 3, i]), i % 2, i // 2 % 2) for i in range(SCENES)]
+    looks = np.array([[*look.mean((0, 1)), *look.std((0, 1))] for look in looks])
+    looks, noise = (looks - looks.mean(0)) / looks.std(0), 0.7
+    names = {split: [line.rsplit(" ", 1)[0] for line in (folder / f"{split}.txt").read_text().splitlines()]
+             for split in SPLITS}
+    paths, probabilities = [], []
+    for number, split in enumerate(SPLITS):
+        if len(SPLITS[split]) > 1:
+            seen = looks[truth[f"{split}/scene"]]
+            seen = seen + noise * np.random.default_rng([seed, 4, number]).standard_normal(seen.shape)
+            p = np.exp(-((seen[:, None] - looks) ** 2).sum(-1) / (2 * noise ** 2))
+            paths, probabilities = paths + names[split], [*probabilities, p / p.sum(1, keepdims=True)]
+    made = dict(made="the truth seen through noise", noise=noise, seed=seed)
+    save_arrays(folder / "scenes.npz", paths=np.array(paths), categories=np.array([f"scene{i}" for i in range(SCENES)]),
+                probabilities=np.concatenate(probabilities).astype(np.float16), made=np.array(json.dumps(made)),
+                unreadable=np.array([], str))
+    boxes, paths = [truth[f"{split}/boxes"] for split in SPLITS], sum(names.values(), [])
+    save_arrays(folder / "humans.npz", paths=np.array(paths), counts=np.full(len(paths), LENGTH), every=np.array(1),
+                frames=np.tile(np.arange(LENGTH), len(paths)), boxes=np.concatenate(boxes).reshape(-1, 4),
+                scores=np.ones(len(paths) * LENGTH, np.float16), made=np.array(json.dumps(dict(made="the truth"))),
+                unreadable=np.array([], str))
+
+
 def toy(seed=0, root="data", share=1.0):
     """Folder of the embedded benchmark, drawn at the first call; of torchrun's processes the first draws.
 
     Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too), classes.txt, and truth.npz with
     SPLIT/action, label, scene, object, look (n,), tags (n, 6) as TAGS, masks (n, packed bits of (T, S, S)) and boxes
-    (n, T, 4) x0 y0 x1 y1. scuba-X/0001.mp4 and conflfg/0001.mp4 show the actor of test/0001.mp4. The same seed gives
-    the same content. share: of the clips of each split, for tests.
+    (n, T, 4) x0 y0 x1 y1; and scenes.npz and humans.npz, see _toy_labels. scuba-X/0001.mp4 and conflfg/0001.mp4 show the
+    actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each split, for tests.
     """
     final = Path(root) / f"toy{seed}{'' if share == 1 else f'-{share:g}'}"
     if int(os.environ.get("RANK", 0)) == 0 and not final.exists():
         _toy_draw(seed, final, share)
+    if int(os.environ.get("RANK", 0)) == 0 and not (final / "humans.npz").exists():
+        _toy_labels(final, seed)
     total(0)                                                                              # the others wait
     return final
 
@@ -727,15 +924,26 @@ def save_checkpoint(path, **content):
     part.replace(path)
 
 
+# Of a pickle torch.load takes tensors and plain containers, and these: old training scripts saved accuracies as numpy's.
+# Files saved by Python 2 (Places365's) hold strings of bytes: latin1 reads any.
+SAFE = [*((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        (np.dtype, "numpy.dtype"), *(type(np.dtype(name)) for name in ("float64", "float32", "int64"))]
+
+
 def _read(path):
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SAFE):
+            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except Exception:                                 # torch.load raises what the broken bytes lead it to
-        raise UserError(f"{path}: not a file of weights or checkpoint, or one with code in it (not run)") from None
+    except Exception as error:                        # torch.load raises what the broken bytes lead it to
+        asked = re.search(r"(?:GLOBAL|function <\S+ \S+) ([\w.]+)", str(error))
+        why = (f"its pickle asks for {asked[1]}, which is no tensor: refused, nothing in it was run" if asked else
+               "in torch's first format, a .tar of 2016: load and save it anew with the torch that made it"
+               if ".tar format" in str(error) else "not a file of weights or a checkpoint")
+        raise UserError(f"{path}: {why}") from None
 
 
 def load_checkpoint(path, method=None):
@@ -759,12 +967,13 @@ def try_clip(model, args):
     return model.train()
 
 
-def load_weights(model, weights, arch, head):
+def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
     """Load weights into model: a file (torchvision's, or a checkpoint of these scripts), torchvision's name of weights
-    of its video model `arch`, or none. -> what was done, in words
+    of its model `arch`, or none. -> what was done, in words
 
-    Known prefixes are stripped; the head, keys that begin with `head`, stays new where its shape differs. Any other
-    missing, unexpected or misshapen key is a UserError that lists them."""
+    Known prefixes are stripped, then rename(key) gives ours; the head, keys that begin with `head`, stays new where its
+    shape differs (head None: an error too). Left out are keys that match `drop`, and of these scripts' checkpoints all
+    but the backbone. Any other missing, unexpected or misshapen key is a UserError that lists them."""
     if weights in ("", "none"):
         return "random weights"
     if os.path.exists(weights):
@@ -781,22 +990,27 @@ def load_weights(model, weights, arch, head):
     prefix, said = r"^(module\.|model\.|backbone\.)+", []
     for key in ("model", "state_dict"):
         saved = saved[key] if isinstance(saved, dict) and isinstance(saved.get(key), dict) else saved
-    if not isinstance(saved, dict) or not all(torch.is_tensor(v) for v in saved.values()):
+    if not isinstance(saved, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in saved.items()):
         raise UserError(f"{weights}: holds no state dict (names and tensors)")
-    ours = model.state_dict()
+    ours = {k: v for k, v in model.state_dict().items() if head is None or k.startswith("backbone.")}
+    drop = r"(?!backbone\.)" if any(k.startswith("backbone.") and k in ours for k in saved) else drop
+    if dropped := {k for k in saved if re.match(drop, re.sub(r"^module\.", "", k))}:
+        said.append(f"left out {', '.join(sorted({re.sub('^module.', '', k).split('.')[0] for k in dropped}))}")
+    saved = {k: v for k, v in saved.items() if k not in dropped}
     if stripped := {m.group() for k in saved if (m := re.match(prefix, k)) and k not in ours}:
         said.append(f"stripped {', '.join(sorted(stripped))}")
-    bare = {re.sub(prefix, "", k): k for k in ours}
-    saved = {bare.get(re.sub(prefix, "", k), k): v for k, v in saved.items()}
+    bare, named = {re.sub(prefix, "", k): k for k in ours}, rename or (lambda k: k)
+    saved = {bare.get(named(re.sub(prefix, "", k)), k): v for k, v in saved.items()}
     shape = [{k: v.shape for k, v in some.items()} for some in (ours, saved)]
     wrong = {k for k in ours.keys() | saved.keys() if shape[0].get(k) != shape[1].get(k)}
-    if wrong and all(re.sub(prefix, "", k).startswith(head) and k in saved and k in ours for k in wrong):
+    wrong -= {k for k in ours if k.endswith("num_batches_tracked") and k not in saved}          # torch before 0.4.1
+    if wrong and all(head and re.sub(prefix, "", k).startswith(head) and k in saved and k in ours for k in wrong):
         key = max(wrong)
         said.append(f"new head of {ours[key].shape[0]} classes for one of {saved[key].shape[0]}")
         saved = {k: v for k, v in saved.items() if k not in wrong}
     elif wrong:
         raise UserError(f"{weights}: {len(wrong)} keys do not fit the model: {', '.join(sorted(wrong)[:6])}, ...")
-    model.load_state_dict(ours | saved)
+    model.load_state_dict(saved, strict=False)                                        # what is missing is checked above
     return f"{len(saved)} tensors from {weights}" + "".join(f", {s}" for s in said)
 
 
