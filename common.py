@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -491,9 +492,9 @@ def load_arrays(path, *names):
 
 
 def read_labels(files, paths, max_missing=1.0):
-    """Soft labels of the videos `paths` -> (n, M) float32 tensor, M category names. Files: .npz of `sdn.py scenes`, with
-    paths, probabilities (rows sum to 1), categories. A video that no file has gets a row of zeros; UserError where that
-    is more than a share max_missing of them, or where files differ in their categories."""
+    """Soft labels of the videos `paths` -> (n, M) float32 tensor, M category names. Files: .npz of `sdn.py scenes`,
+    with paths, probabilities (rows sum to 1), categories. A video that no file has gets a row of zeros; UserError where
+    that is more than a share max_missing of them, or where files differ in their categories."""
     names, rows = None, {}
     for file in files:
         part = load_arrays(file, "paths", "probabilities", "categories")
@@ -510,8 +511,8 @@ def read_labels(files, paths, max_missing=1.0):
 
 
 class Boxes:
-    """Human boxes by video and frame. Files: .npz of `sdn.py humans`, or text that others made: `path frame x0 y0 x1 y1`
-    a line, frames from 0, pixels of the decoded frame (spaces in the path allowed). A detector that saw each n-th frame
+    """Human boxes by video and frame. Files: .npz of `sdn.py humans`, or text of others, `path frame x0 y0 x1 y1` a
+    line: frames from 0, pixels of the decoded frame, spaces in the path allowed. A detector that saw each n-th frame
     (`every`) has its boxes carried to the frames between; boxes from text hold on their own frames alone."""
 
     def __init__(self, files):
@@ -545,16 +546,17 @@ class Boxes:
 
 
 def mask_humans(frames, path, at, boxes):
-    """SDN Sec. 3.3, for Videos(change=partial(mask_humans, boxes=Boxes(...))): the clip, and the clip with every human box
-    filled with its frame's mean colour (of the whole frame, rounded).
+    """SDN Sec. 3.3, for Videos(change=partial(mask_humans, boxes=Boxes(...))): the clip, and the clip with every human
+    box filled with its frame's mean colour (of the whole frame, rounded).
 
     frames (n, H, W, 3) uint8 -> (2n, H, W, 3), indices (2, *at.shape), {"humans": share of frames that have a box}."""
     masked, found = frames.clone(), boxes(path, at.ravel())
+    share = sum(len(some) > 0 for some in found) / len(found)
     for image, original, some in zip(masked, frames, found, strict=True):
         for x0, y0, x1, y1 in some:
             y, x = (slice(max(0, math.floor(a)), max(0, math.ceil(b))) for a, b in ((y0, y1), (x0, x1)))
             image[y, x] = original.float().mean((0, 1)).round().to(torch.uint8)
-    return torch.cat([frames, masked]), np.stack([at, at]), {"humans": float(np.mean([len(some) > 0 for some in found]))}
+    return torch.cat([frames, masked]), np.stack([at, at]), {"humans": share}
 
 
 PART_SECONDS = 30                                 # of work that a kill may lose
@@ -563,9 +565,9 @@ PART_SECONDS = 30                                 # of work that a kill may lose
 def sweep(out, videos, made, rows, finish):
     """Label many videos offline, resumable: what is done lies in OUT.parts/ until all is, then in OUT, an .npz.
 
-    rows(list of indices into videos) yields (index, (r, c) array, or None where the video cannot be read), in any order;
-    each of torchrun's processes does its share. finish(paths, [array]) -> the arrays of OUT, beside `unreadable` (paths)
-    and `made` (how, as JSON). A run that goes on with another `made` or a finished OUT is a UserError."""
+    rows(list of indices into videos) yields (index, (r, c) array, or None where the video cannot be read), in any
+    order; each of torchrun's processes does its share. finish(paths, [array]) -> the arrays of OUT, beside `unreadable`
+    (paths) and `made` (how, as JSON). UserError where OUT exists, or where OUT.parts/ was begun with another `made`."""
     rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     made, folder, paths = json.dumps(made), Path(f"{out}.parts"), list(dict.fromkeys(videos.paths))
     if Path(out).exists():
@@ -578,7 +580,7 @@ def sweep(out, videos, made, rows, finish):
         for file in sorted(folder.glob("*.npz")):
             part = load_arrays(file, "paths", "counts", "rows", "made")
             if str(part["made"]) != made:
-                raise UserError(f"{folder}: begun with other settings, {part['made']}: repeat them, or remove the folder")
+                raise UserError(f"{folder}: begun with other settings, {part['made']}: repeat them, or remove it")
             pieces = np.split(part["rows"], np.cumsum(part["counts"].clip(0))[:-1])
             found |= {p: piece if n >= 0 else None
                       for p, n, piece in zip(part["paths"].tolist(), part["counts"], pieces, strict=True)}
@@ -795,9 +797,9 @@ def _toy_draw(seed, final, share):
 def _toy_labels(folder, seed):
     """scenes.npz and humans.npz from the truth, in the form of sdn.py's offline steps.
 
-    Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes that
-    look alike, its probabilities are right on average, and about 70 % of its first guesses are right (the released
-    Places365 ResNet-50: 55 % of 365). Nothing else of the clip is in them."""
+    Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes
+    that look alike, its probabilities are right on average, and about 68 % of its first guesses are right. Nothing else
+    of the clip is in them."""
     truth = np.load(folder / "truth.npz")
     looks = [_photo(np.random.default_rng([seed, 3, i]), i % 2, i // 2 % 2) for i in range(SCENES)]
     looks = np.array([[*look.mean((0, 1)), *look.std((0, 1))] for look in looks])
@@ -827,8 +829,8 @@ def toy(seed=0, root="data", share=1.0):
 
     Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too), classes.txt, and truth.npz with
     SPLIT/action, label, scene, object, look (n,), tags (n, 6) as TAGS, masks (n, packed bits of (T, S, S)) and boxes
-    (n, T, 4) x0 y0 x1 y1; and scenes.npz and humans.npz, see _toy_labels. scuba-X/0001.mp4 and conflfg/0001.mp4 show the
-    actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each split, for tests.
+    (n, T, 4) x0 y0 x1 y1; and scenes.npz and humans.npz, see _toy_labels. scuba-X/0001.mp4 and conflfg/0001.mp4 show
+    the actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each split, for tests.
     """
     final = Path(root) / f"toy{seed}{'' if share == 1 else f'-{share:g}'}"
     if int(os.environ.get("RANK", 0)) == 0 and not final.exists():
@@ -924,15 +926,16 @@ def save_checkpoint(path, **content):
     part.replace(path)
 
 
-# Of a pickle torch.load takes tensors and plain containers, and these: old training scripts saved accuracies as numpy's.
-# Files saved by Python 2 (Places365's) hold strings of bytes: latin1 reads any.
+# Of a pickle torch.load takes tensors and plain containers, and these: old training scripts saved accuracies as
+# numpy's. Files saved by Python 2 (Places365's) hold strings of bytes: latin1 reads any.
 SAFE = [*((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
         (np.dtype, "numpy.dtype"), *(type(np.dtype(name)) for name in ("float64", "float32", "int64"))]
 
 
 def _read(path):
     try:
-        with torch.serialization.safe_globals(SAFE):
+        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")           # torch warns of `encoding`, and heeds it
             return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
