@@ -40,22 +40,20 @@ import math
 import os
 import shutil
 import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from common import (Interrupt, Log, Order, UserError, Videos, arg, autocast, broadcast, centre_clip, clear_run, cli,
-                    deaf, existing, load_weights, no_sync, normalise, open_run, random_clip, read_list, save_checkpoint,
+from common import (Interrupt, Network, Order, Run, Tiny, UserError, Videos, arg, autocast, broadcast, centre_clip,
+                    cli, deaf, existing, load_weights, no_sync, normalise, random_clip, read_list, running_statistics,
                     seed_step, split_list, start, test_transform, total, toy, train_transform, try_clip)
 
 
@@ -110,7 +108,7 @@ class Args:
 # seeds (--data-seed 1 and 2) 0.06 left SCUFO a little above chance and 0.12 a little below: 0.08 lies between.
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
            epochs=12, warmup=1.0, batch_size=32, lr=4e-3, workers=0, cache=True, w_adv=0.08)
-PRETRAIN_EPOCHS = 15
+PRETRAIN = dict(epochs=15)
 SHORT = {"baseline": dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseline")}
 
 
@@ -181,53 +179,6 @@ def augment(clip, target, name, prob):
 
 
 # ---- Model --------------------------------------------------------------------------------------------------------
-# [same in all scripts: network]
-class Tiny(nn.Module):
-    """Three strided 3D convolutions with group norm, for the embedded benchmark. (N, 3, 8, 32, 32) -> (N, K)"""
-
-    def __init__(self, num_classes, width=16):
-        super().__init__()
-        widths, layers = (3, width, 2 * width, 4 * width), []
-        for i in range(3):
-            kernel, stride = ((3, 5, 5), (1, 2, 2)) if i == 0 else ((3, 3, 3), (i, 2, 2))
-            layers += [nn.Conv3d(widths[i], widths[i + 1], kernel, stride, [k // 2 for k in kernel], bias=False),
-                       nn.GroupNorm(8, widths[i + 1]), nn.ReLU()]
-        self.layers, self.head = nn.Sequential(*layers), nn.Linear(widths[-1], num_classes)
-
-    def forward(self, clip):
-        return self.head(self.layers(clip).mean((2, 3, 4)))
-
-
-class Network(nn.Module):
-    """A backbone whose last layer is a new head. forward: (N, 3, T, H, W) -> (N, K) logits; features: -> (N, D)."""
-
-    def __init__(self, backbone, num_classes):
-        super().__init__()
-        self.head_name, old = [(n, m) for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, nn.Conv3d))][-1]
-        new = (nn.Linear(old.in_features, num_classes) if isinstance(old, nn.Linear) else
-               nn.Conv3d(old.in_channels, num_classes, 1))                                # torchvision's s3d
-        backbone.set_submodule(self.head_name, new)
-        self.backbone = backbone
-
-    @property
-    def head(self):
-        return self.backbone.get_submodule(self.head_name)
-
-    def forward(self, clip):
-        return self.backbone(clip)
-
-    def features(self, clip):
-        """Input of the head, pooled."""
-        kept = []
-        hook = self.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-        try:
-            self.backbone(clip)
-        finally:
-            hook.remove()
-        return kept[0].flatten(2).mean(2) if kept[0].ndim > 2 else kept[0]
-# [end]
-
-
 def build_model(args, num_classes):
     """-> Network of args.model, from random weights."""
     if args.model == "tiny":
@@ -236,19 +187,6 @@ def build_model(args, num_classes):
     if args.model not in names:
         raise UserError(f"--model {args.model}: not one of tiny, {', '.join(names)}")
     return Network(torchvision.models.get_model(args.model, weights=None), num_classes)
-
-
-@contextmanager
-def static_statistics(model, mode):
-    """S3: batch norm layers of a training model use their running statistics, and leave them, while this is open."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for norm in norms if mode == "eval" else ():
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.train()
 
 
 # ---- Losses: z, z_static (N, K) logits; each is the mean over the batch ----------------------------------------------
@@ -304,7 +242,8 @@ def training_step(model, batch, args, backward=None, log=False):
     if needs_static:
         eager = getattr(model, "_orig_mod", model)          # a compiled model has no second backward
         static = static_clip(clip, args.static_frame).requires_grad_(args.w_gp > 0)
-        with static_statistics(model, args.static_bn), autocast(clip.device, args.amp), sdpa_kernel(SDPBackend.MATH):
+        still = running_statistics(model, args.static_bn == "eval")                                           # S3
+        with still, autocast(clip.device, args.amp), sdpa_kernel(SDPBackend.MATH):
             z_static = eager(static).float()
         if args.w_adv:
             l_adv = static_adversarial(z_static, label)                                                # Eq. (2)
@@ -364,8 +303,8 @@ def pretrain(args):
     done = world / f"weights-{args.model}.pt"
     if not total(first and done.exists())[0]:
         out = world / f"weights-{args.model}.part{total(os.getpid() * first)[0]:.0f}"     # two first runs may meet
-        result = train(Args(**TOY | SHORT["baseline"] | dict(
-            model=args.model, weights="none", train=str(world / "pretrain.txt"), out=str(out), epochs=PRETRAIN_EPOCHS)))
+        result = train(Args(**TOY | SHORT["baseline"] | PRETRAIN | dict(
+            model=args.model, weights="none", train=str(world / "pretrain.txt"), out=str(out))))
         if first:
             Path(result["checkpoint"]).replace(done)
             shutil.rmtree(out)
@@ -385,17 +324,16 @@ def train(args):
     """Train, log and save in args.out. -> figures of the last epoch on validation, with "checkpoint", its file."""
     rank, world, device = start(args.seed)
     train_set, val_set = make_data(args)
-    classes, listed, out = train_set.videos.classes, train_set.videos.sha1, Path(args.out or "runs/albar")
     order = Order(len(train_set), args.batch_size, args.seed, rank, world, args.accumulate)
     how = dict(num_workers=args.workers, pin_memory=device.type == "cuda", worker_init_fn=deaf)
     loader = DataLoader(train_set, batch_sampler=order, persistent_workers=args.workers > 0, **how)
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), world)), args.batch_size, **how)
     if args.augment != "none" and args.batch_size < 2 * world * args.accumulate:
         raise UserError("--augment mixes the clips of a part of the batch: give two or more, a larger --batch-size")
-    net = try_clip(build_model(args, len(classes)), args)
-    saved = open_run(out, "albar", args, listed)                                   # the checkpoint to resume, or None
-    note = f"resumed at step {saved['step']}" if saved else load_weights(
-        net, pretrain(args) if args.weights == "pretrain" else args.weights, args.model, net.head_name)
+    net = try_clip(build_model(args, len(train_set.videos.classes)), args)
+    run = Run("albar", args, train_set, val_set, "runs/albar")
+    note = run.note or load_weights(net, pretrain(args) if args.weights == "pretrain" else args.weights, args.model,
+                                    net.head_name)
     layout = dict(memory_format=torch.channels_last_3d if args.channels_last else torch.contiguous_format)
     net = net.to(device, **layout)
     model = DistributedDataParallel(net) if world > 1 else net
@@ -407,38 +345,10 @@ def train(args):
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
     state = dict(model=net, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
-    step, best, figures = 0, {"val/accuracy": -1.0}, {}
-    if saved:
-        step, best, figures = saved["step"], saved["best"], saved["extra"]
-        for name, part in state.items():
-            part.load_state_dict(saved[name])
-    elif rank == 0:
-        clear_run(out)                                           # what --overwrite replaces, lest --resume finds it
-    log = Log(out / "log.jsonl", rank, step if saved else -1)
-    log(step=step, args=asdict(args), torch=str(torch.__version__), note=note, list=train_set.videos.kind,
-        list_sha1=listed, missing=train_set.videos.missing + val_set.videos.missing, train_videos=len(train_set),
-        val_videos=len(val_set), classes=len(classes), processes=world, device=str(device))
-    if rank == 0:
-        print(f"{out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
-              f"({train_set.videos.kind} list), {len(classes)} classes, {world} x {device.type}", flush=True)
-
-    def save(name):
-        if rank == 0:
-            parts = {key: part.state_dict() for key, part in state.items()}
-            save_checkpoint(out / name, method="albar", args=asdict(args), classes=classes, epoch=step // steps,
-                            step=step, rng={"seed": args.seed, "step": step}, extra=figures, best=best,
-                            list_sha1=listed, torch=str(torch.__version__), **parts)
+    step, best, figures = run.begin(note, state, device)
 
     def backward(loss):
         scaler.scale(loss / args.accumulate).backward()
-
-    def check(losses, bad):                               # before anything is logged or saved, in all processes at once
-        finite, unread = total(torch.stack(losses).isfinite().all(), len(bad))
-        if finite < world:
-            raise UserError(f"{out}: the loss is not finite by step {step}: lower --lr; last.pt is good")
-        if unread > args.max_bad * len(train_set):
-            few = ", ".join(train_set.videos.paths[i] for i in sorted(bad)[:5])
-            raise UserError(f"{unread:.0f} of {len(train_set)} videos cannot be read (--max-bad {args.max_bad}): {few}")
 
     with Interrupt() as stop:
         for epoch in range(step // steps, args.epochs):
@@ -466,12 +376,10 @@ def train(args):
                 bar.update()
                 stopped = total(stop.signal)[0]
                 if logged or stopped:
-                    check([r["loss"] for r in recent], bad)
+                    run.check(step, [r["loss"] for r in recent], bad)
                 if logged:
-                    means = [sum(r[k] for r in recent if k in r) / sum(k in r for r in recent) for k in logs]
-                    logs = {k: v / world for k, v in zip(logs, total(*means), strict=True)}
-                    rate = len(recent) * len(label) * world / (time.time() - since)
-                    log(step=step, epoch=step / steps, lr=scheduler.get_last_lr()[0], clips_per_second=rate, **logs)
+                    logs, rate = run.means(recent), len(recent) * len(label) * world / (time.time() - since)
+                    run.log(step=step, epoch=step / steps, lr=scheduler.get_last_lr()[0], clips_per_second=rate, **logs)
                     bar.set_postfix(loss=f"{logs['loss']:.3f}", accuracy=f"{logs['accuracy']:.2f}")
                     recent, since = [], time.time()
                 if stopped:
@@ -479,21 +387,20 @@ def train(args):
             bar.close()
             if step == (epoch + 1) * steps:
                 figures = validate(net, val_loader, args, device)
-                check([torch.tensor(figures["val/loss"])], bad)
-                log(step=step, epoch=epoch + 1, unreadable=[train_set.videos.paths[i] for i in sorted(bad)], **figures)
-                if rank == 0:
-                    print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
+                run.check(step, [torch.tensor(figures["val/loss"])], bad)
+                unreadable = [train_set.videos.paths[i] for i in sorted(bad)]
+                run.log(step=step, epoch=epoch + 1, unreadable=unreadable, **figures)
+                run.print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
                           f"{figures['val/accuracy']:.1%}, of a still frame {figures['val/static_accuracy']:.1%} "
-                          f"(chance {figures['val/chance']:.1%})", flush=True)
+                          f"(chance {figures['val/chance']:.1%})")
                 if figures["val/accuracy"] > best["val/accuracy"]:                       # IID validation alone
                     best = {"epoch": epoch + 1} | figures
-                    save("best.pt")
-            save("last.pt")
+                    run.save("best.pt", step, epoch + 1, best, figures)
+            run.save("last.pt", step, step // steps, best, figures)
             if stopped:
-                if rank == 0:
-                    print(f"stopped at step {step}: {out / 'last.pt'} is written; --resume goes on from it")
+                run.print(f"stopped at step {step}: {run.out / 'last.pt'} is written; --resume goes on from it")
                 raise SystemExit(128 + (stop.signal or 15))
-    return figures | {"checkpoint": str(out / "last.pt")}
+    return figures | {"checkpoint": str(run.out / "last.pt")}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the method scripts share and no paper has an opinion about: flags, reading videos, sampling, lists, transforms,
-the embedded benchmark, checkpoints, logs. No method, no loss, no model. Imports nothing of ours.
+the embedded benchmark and its network, checkpoints, logs. No method, no loss, no model of a paper. Imports nothing of
+ours.
 """
 
 import argparse
@@ -14,9 +15,9 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache, partial
 from hashlib import sha1
 from pathlib import Path
 
@@ -26,6 +27,8 @@ import torch
 import torch.distributed as dist
 import torchvision
 from av.video.reformatter import VideoReformatter
+from torch import nn
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -63,7 +66,7 @@ def cli(Args, main, toy=None, short=None, argv=None, steps=None):
         parser.add_argument(name if f.metadata["positional"] else f"--{name}", help=f.metadata["help"] + note, **how)
     for name, values in short.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"short for {values}")
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_intermixed_args(argv))                                # `scenes a.txt --out x.npz b.txt`
     try:
         values = {} if given.get("train") else dict(toy)
         for name in [name for name in short if given.pop(name, False)]:
@@ -513,7 +516,8 @@ def read_labels(files, paths, max_missing=1.0):
 class Boxes:
     """Human boxes by video and frame. Files: .npz of `sdn.py humans`, or text of others, `path frame x0 y0 x1 y1` a
     line: frames from 0, pixels of the decoded frame, spaces in the path allowed. A detector that saw each n-th frame
-    (`every`) has its boxes carried to the frames between; boxes from text hold on their own frames alone."""
+    (`every`) has its boxes carried to the frames between: there those of the frames before and after hold; boxes from
+    text hold on their own frames alone."""
 
     def __init__(self, files):
         self.videos = {}                                                   # path -> every, frames (b,), boxes (b, 4)
@@ -540,9 +544,8 @@ class Boxes:
     def __call__(self, path, frames):
         """Boxes (B, 4) x0 y0 x1 y1 of each of the frames (n,) of a video, a list of n; B is 0 where there are none."""
         every, at, boxes = self.videos.get(path, (1, np.zeros(0, int), np.zeros((0, 4))))
-        seen = np.asarray(frames) // every * every
-        ends = zip(np.searchsorted(at, seen), np.searchsorted(at, seen, "right"), strict=True)
-        return [boxes[low:high] for low, high in ends]
+        before, after = ((np.asarray(frames) + k) // every * every for k in (0, every - 1))   # the same where it looked
+        return [boxes[np.isin(at, seen)] for seen in zip(before, after, strict=True)]
 
 
 def mask_humans(frames, path, at, boxes):
@@ -582,12 +585,12 @@ def sweep(out, videos, made, rows, finish):
             if str(part["made"]) != made:
                 raise UserError(f"{folder}: begun with other settings, {part['made']}: repeat them, or remove it")
             pieces = np.split(part["rows"], np.cumsum(part["counts"].clip(0))[:-1])
-            found |= {p: piece if n >= 0 else None
+            found |= {p: piece if n >= 0 else found.get(p)                                 # None: could not be read
                       for p, n, piece in zip(part["paths"].tolist(), part["counts"], pieces, strict=True)}
         return found
 
     before, place = done(), {path: i for i, path in enumerate(videos.paths)}
-    left = [place[path] for path in paths if path not in before][rank::world]
+    left = [place[path] for path in paths if before.get(path) is None][rank::world]      # unreadable ones once more
     total(0)
     some, since = {}, time.time()
 
@@ -599,7 +602,8 @@ def sweep(out, videos, made, rows, finish):
                         rows=np.concatenate(pieces), made=np.array(made))
             some.clear()
 
-    bar = tqdm(desc=str(out), total=len(paths), initial=len(before), unit="video", disable=None if rank == 0 else True)
+    bar = tqdm(desc=str(out), total=len(paths), initial=sum(piece is not None for piece in before.values()),
+               unit="video", disable=None if rank == 0 else True)
     with Interrupt() as stop:
         for index, piece in rows(left):
             some[videos.paths[index]] = piece
@@ -623,6 +627,178 @@ def sweep(out, videos, made, rows, finish):
         shutil.rmtree(folder)
         print(f"{out}: {len(good)} videos" + (f", {len(bad)} unreadable: {', '.join(bad[:5])}" if bad else ""))
     total(0)
+
+
+# What `python sdn.py scenes` and `humans` do; what the paper says of them is in their flags, in sdn.py.
+@dataclass
+class OfflineArgs:
+    lists: tuple = arg((), "lists of videos, as --train takes them; of HMDB51's folder both parts", positional=True)
+    root: str = arg("", "folder of the videos; none: the lists' own")
+    split: int = arg(1, "official split of HMDB51's folder", choices=(1, 2, 3))
+    max_bad: float = arg(0.01, "share of missing videos beyond which not to begin", low=0, high=1)
+    workers: int = arg(4, "loader processes of each process", low=0)
+    amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))
+
+
+def listed_once(args):
+    """-> VideoList of the videos of the lists args.lists (of HMDB51's folder both parts), each once."""
+    lists = [read_list(path, args.root, part, args.split) for path in args.lists
+             for part in (("train", "test") if Path(path).is_dir() else ("train",))]
+    if len({one.root for one in lists}) != 1:
+        raise UserError("name one list of videos or more, all in the same folder or in --root")
+    paths = list(dict.fromkeys(path for one in lists for path in one.paths))
+    existing(videos := replace(lists[0], paths=paths, labels=[0] * len(paths)), args.max_bad)       # is --root right?
+    return videos
+
+
+def labeller(args, module, **how):
+    """torchvision's args.model of `module` with args.weights, the same in all processes. -> model, device, autocast,
+    {how it was made}"""
+    known = torchvision.models.list_models(module, exclude="mnasnet*")                        # which load no plain dict
+    if args.model not in known:
+        raise UserError(f"--model {args.model}: not one of {', '.join(known)}")
+    device, file = start(0)[2], Path(args.weights)
+    amp = autocast(device, args.amp)
+    seed_step(0, 0)                                                                # random weights: the same everywhere
+    model = torchvision.models.get_model(args.model, weights=None, **how)
+    if args.weights != "none":
+        # DataParallel's `module.`, of AlexNet and VGG inside the name; `norm.1` of DenseNet's files is norm1 today
+        state = {re.sub(r"(denselayer\d+\.\w+)\.(?=\d\.)", r"\1", k.replace("module.", "")): v
+                 for k, v in read_weights(args.weights, args.model).items()}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"--weights {args.weights}: does not fit --model {args.model}"
+                            f"{' and its --categories' if 'num_classes' in how else ''}: "
+                            f"{' '.join(str(error).split())[:300]}") from None
+    if re.fullmatch(r".*(rcnn|retinanet)_resnet50_fpn", args.model) and (
+            args.weights in ("COCO_V1", "DEFAULT") or "_coco-" in file.name):
+        for layer in [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]:
+            layer.eps = 0.0                                                    # as torchvision has it for these weights
+    free = {"lists", "root", "split", "max_bad", "out", "batch_size", "workers"}
+    made = {k: v for k, v in asdict(args).items() if k not in free} | dict(weights=file.name)
+    made["sha1"] = sha1(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return model.to(device).eval(), device, amp, made
+
+
+def category_names(args):
+    """-> names of the classes of --weights: torchvision's own, or of the file --categories."""
+    own = torchvision.models.list_models(torchvision.models)
+    own = torchvision.models.get_model_weights(args.model).__members__.get(args.weights) if args.model in own else None
+    if not args.weights or not (args.categories or own):
+        raise UserError("give --weights and --categories: for scenes the files resnet50_places365.pth.tar and "
+                        "categories_places365.txt; torchvision's weights have names of their own")
+    lines = [text for _, text in _lines(Path(args.categories))] if args.categories else own.meta["categories"]
+    names = [re.sub(r"^/[a-z]/(\S+) \d+$", r"\1", line) for line in lines]                                # Places365's
+    if len(set(names)) < max(1, len(names)):
+        raise UserError(f"{args.categories}: {len(names)} names, {len(set(names))} of them different")
+    return names
+
+
+def evenly(n, frames, rng=None):
+    """(frames,) indices, the middles of equal parts of the video."""
+    return tsn_segments(n, frames)
+
+
+def label_scenes(args):
+    """Pseudo scene labels of videos (SDN Sec. 3.2), once, before training.
+
+    python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar \\
+        --categories categories_places365.txt
+
+    A video's soft label is the mean over its frames of their softmax vectors, as in SDN's official code; the paper is
+    silent. OUT: paths, probabilities (n, M) float16, categories; with --features also features (n, D) float16, the last
+    layer's input; unreadable (paths); made (JSON). After a kill the same command goes on.
+    """
+    videos, names = listed_once(args), category_names(args)
+    if args.resize < args.size:
+        raise UserError(f"--resize {args.resize} is less than --size {args.size}: frames would have black borders")
+    model, device, amp, made = labeller(args, torchvision.models, num_classes=len(names))
+    made["average"] = "mean over the frames of their softmax vectors"
+    dataset, kept = Videos(videos, partial(evenly, frames=args.frames), test_transform(args.size, args.resize)), {}
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+    last.register_forward_pre_hook(lambda layer, inputs: kept.update(x=inputs[0].float()))
+
+    def look(clip):
+        """(N, 3, T, S, S) -> (N, M) soft labels, with --features (N, M + D)"""
+        with torch.inference_mode(), amp:
+            p = model(clip.transpose(1, 2).flatten(0, 1)).float().softmax(1)                                # (N T, M)
+        p = torch.cat([p, kept["x"].reshape(*kept["x"].shape[:2], -1).mean(2)], 1) if args.features else p
+        return p.unflatten(0, (-1, clip.shape[2])).mean(1).half().cpu().numpy()
+
+    def rows(left):
+        for batch in DataLoader(Subset(dataset, left), args.batch_size, num_workers=args.workers,
+                                pin_memory=device.type == "cuda", worker_init_fn=deaf):
+            found = look(normalise(batch["clip"].to(device, non_blocking=True), args.mean, args.std))
+            for index, bad, row in zip(batch["index"].tolist(), batch["bad"], found, strict=True):
+                yield index, None if bad else row[None]
+
+    def finish(paths, found):
+        p, features = np.split(np.concatenate(found), [len(names)], 1)
+        more = dict(features=features) if args.features else {}
+        return dict(paths=np.array(paths), probabilities=p, categories=np.array(names)) | more
+
+    try:
+        look(torch.zeros(1, 3, 1, args.size, args.size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model} takes no --size {args.size}: {str(error).splitlines()[0]}") from None
+    sweep(args.out, videos, made, rows, finish)
+
+
+class Chunks(torch.utils.data.IterableDataset):
+    """Every n-th frame of the videos `left`, `size` at a time; loader processes share the videos.
+    -> index, the frames' numbers (none: cannot be read), frames (b, H, W, 3) uint8, whether the video ends with them"""
+
+    def __init__(self, videos, left, every, size):
+        self.videos, self.left, self.every, self.size = videos, left, every, size
+
+    def __iter__(self):
+        me = torch.utils.data.get_worker_info()
+        for index in self.left[me.id::me.num_workers] if me else self.left:
+            try:
+                numbers = range(0, num_frames(path := self.videos.full(index)), self.every)
+                for at in range(0, len(numbers), self.size):
+                    some = list(numbers[at:at + self.size])
+                    yield index, some, read_clip(path, some), some[-1] == numbers[-1]
+            except UserError:
+                yield index, [], torch.zeros(0), True
+
+
+def find_humans(args):
+    """Boxes of the persons in videos (SDN Sec. 3.3), once, before training.
+
+    python sdn.py humans train.txt val.txt --root videos
+
+    OUT: paths, counts (boxes of each video), every; of each box its frame, box (x0 y0 x1 y1, pixels of the decoded
+    frame) and score; unreadable (paths); made (JSON). After a kill the same command goes on.
+    """
+    videos = listed_once(args)
+    model, device, amp, made = labeller(args, torchvision.models.detection, weights_backbone=None)
+    heads, torch.backends.cudnn.benchmark = getattr(model, "roi_heads", model), False           # frames differ in size
+    heads.mask_roi_pool = heads.keypoint_roi_pool = None                          # boxes alone: they stay the same
+    heads.score_thresh = min(heads.score_thresh, args.score)
+
+    def rows(left):
+        found, chunks = {}, Chunks(videos, left, args.every, args.batch_size)
+        for index, numbers, frames, last in DataLoader(chunks, None, num_workers=args.workers, worker_init_fn=deaf,
+                                                       pin_memory=device.type == "cuda"):
+            table, results = found.setdefault(index, []), []
+            if numbers:
+                with torch.inference_mode(), amp:
+                    results = model(list(frames.to(device, non_blocking=True).permute(0, 3, 1, 2) / 255))
+            for number, one in zip(numbers, results, strict=True):
+                boxes, scores, labels = (one[name].float().cpu() for name in ("boxes", "scores", "labels"))
+                row = torch.cat([torch.full((len(boxes), 1), float(number)), boxes, scores[:, None]], 1)
+                table.append(row[(labels == 1) & (scores >= args.score)].numpy())                   # 1 is COCO's person
+            if last:
+                yield index, np.concatenate(found.pop(index)) if numbers else None
+
+    def finish(paths, found):
+        table = np.concatenate(found)
+        return dict(paths=np.array(paths), counts=np.array([len(one) for one in found]), every=np.array(args.every),
+                    frames=table[:, 0].astype(int), boxes=table[:, 1:5], scores=table[:, 5].astype(np.float16))
+
+    sweep(args.out, videos, made, rows, finish)
 
 
 # ---- Embedded benchmark --------------------------------------------------------------------------------------------
@@ -841,6 +1017,56 @@ def toy(seed=0, root="data", share=1.0):
     return final
 
 
+# ---- Networks ------------------------------------------------------------------------------------------------------
+class Tiny(nn.Module):
+    """Three strided 3D convolutions with group norm, for the embedded benchmark. (N, 3, 8, 32, 32) -> (N, K)"""
+
+    def __init__(self, num_classes, width=16):
+        super().__init__()
+        widths, layers = (3, width, 2 * width, 4 * width), []
+        for i in range(3):
+            kernel, stride = ((3, 5, 5), (1, 2, 2)) if i == 0 else ((3, 3, 3), (i, 2, 2))
+            layers += [nn.Conv3d(widths[i], widths[i + 1], kernel, stride, [k // 2 for k in kernel], bias=False),
+                       nn.GroupNorm(8, widths[i + 1]), nn.ReLU()]
+        self.layers, self.head = nn.Sequential(*layers), nn.Linear(widths[-1], num_classes)
+
+    def forward(self, clip):
+        return self.head(self.layers(clip).mean((2, 3, 4)))
+
+
+class Network(nn.Module):
+    """A backbone whose last layer is a new head. forward: (N, 3, T, H, W) -> (N, K) logits; features: -> (N, D)."""
+
+    def __init__(self, backbone, num_classes):
+        super().__init__()
+        self.head_name, old = [(n, m) for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, nn.Conv3d))][-1]
+        new = (nn.Linear(old.in_features, num_classes) if isinstance(old, nn.Linear) else
+               nn.Conv3d(old.in_channels, num_classes, 1))                                # torchvision's s3d
+        backbone.set_submodule(self.head_name, new)
+        self.backbone = backbone
+
+    @property
+    def head(self):
+        return self.backbone.get_submodule(self.head_name)
+
+    def forward(self, clip):
+        return self.backbone(clip)
+
+    def features(self, clip):
+        """Input of the head, pooled."""
+        return self.both(clip)[1]
+
+    def both(self, clip):
+        """-> (N, K) logits, (N, D) features, in one pass"""
+        kept = []
+        hook = self.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+        try:
+            z = self.backbone(clip)
+        finally:
+            hook.remove()
+        return z, kept[0].flatten(2).mean(2) if kept[0].ndim > 2 else kept[0]
+
+
 # ---- Runs ----------------------------------------------------------------------------------------------------------
 def start(seed):
     """Seed everything and join torchrun's processes, where it started this one. -> rank, world size, device"""
@@ -959,6 +1185,19 @@ def load_checkpoint(path, method=None):
     return saved
 
 
+@contextmanager
+def running_statistics(model, on=True):
+    """Batch norm layers of a training model use their running statistics, and leave them alone, while this is open."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms if on else ():
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
 def try_clip(model, args):
     """The model, after one forward pass of an empty clip. UserError where it takes none of this length and size."""
     try:
@@ -970,15 +1209,9 @@ def try_clip(model, args):
     return model.train()
 
 
-def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
-    """Load weights into model: a file (torchvision's, or a checkpoint of these scripts), torchvision's name of weights
-    of its model `arch`, or none. -> what was done, in words
-
-    Known prefixes are stripped, then rename(key) gives ours; the head, keys that begin with `head`, stays new where its
-    shape differs (head None: an error too). Left out are keys that match `drop`, and of these scripts' checkpoints all
-    but the backbone. Any other missing, unexpected or misshapen key is a UserError that lists them."""
-    if weights in ("", "none"):
-        return "random weights"
+def read_weights(weights, arch):
+    """-> state dict of a file (alone, or under "model" or "state_dict"), or of torchvision's weights of that name for
+    its model `arch`. UserError for a name that is neither, or what cannot be downloaded."""
     if os.path.exists(weights):
         saved = _read(weights)
     else:
@@ -990,12 +1223,23 @@ def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
             saved = named.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise UserError(f"--weights {weights}: cannot download {named.url} ({error}); give a file") from None
-    prefix, said = r"^(module\.|model\.|backbone\.)+", []
     for key in ("model", "state_dict"):
         saved = saved[key] if isinstance(saved, dict) and isinstance(saved.get(key), dict) else saved
     if not isinstance(saved, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in saved.items()):
         raise UserError(f"{weights}: holds no state dict (names and tensors)")
-    ours = {k: v for k, v in model.state_dict().items() if head is None or k.startswith("backbone.")}
+    return saved
+
+
+def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
+    """Load weights (see read_weights; or none) into the backbone of a Network. -> what was done, in words
+
+    Known prefixes are stripped, then rename(key) gives ours; the head, keys that begin with `head`, stays new where its
+    shape differs. Left out are keys that match `drop`, and of these scripts' checkpoints all but the backbone. Any
+    other missing, unexpected or misshapen key is a UserError that lists them."""
+    if weights in ("", "none"):
+        return "random weights"
+    saved, prefix, said = read_weights(weights, arch), r"^(module\.|model\.|backbone\.)+", []
+    ours = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
     drop = r"(?!backbone\.)" if any(k.startswith("backbone.") and k in ours for k in saved) else drop
     if dropped := {k for k in saved if re.match(drop, re.sub(r"^module\.", "", k))}:
         said.append(f"left out {', '.join(sorted({re.sub('^module.', '', k).split('.')[0] for k in dropped}))}")
@@ -1007,7 +1251,7 @@ def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
     shape = [{k: v.shape for k, v in some.items()} for some in (ours, saved)]
     wrong = {k for k in ours.keys() | saved.keys() if shape[0].get(k) != shape[1].get(k)}
     wrong -= {k for k in ours if k.endswith("num_batches_tracked") and k not in saved}          # torch before 0.4.1
-    if wrong and all(head and re.sub(prefix, "", k).startswith(head) and k in saved and k in ours for k in wrong):
+    if wrong and all(re.sub(prefix, "", k).startswith(head) and k in saved and k in ours for k in wrong):
         key = max(wrong)
         said.append(f"new head of {ours[key].shape[0]} classes for one of {saved[key].shape[0]}")
         saved = {k: v for k, v in saved.items() if k not in wrong}
@@ -1032,6 +1276,67 @@ class Log:
         if self.path:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+class Run:
+    """The files of a run: log.jsonl, last.pt, best.pt in its folder. Its loop stays in the script.
+
+    Attributes: out (folder), log (call it with a record), saved (the checkpoint to resume, or None), note of it."""
+
+    def __init__(self, method, args, train_set, val_set, out):
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.args, self.sets, self.out = args, (train_set, val_set), Path(args.out or out)
+        self.saved = open_run(self.out, method, args, train_set.videos.sha1)
+        self.note = f"resumed at step {self.saved['step']}" if self.saved else ""
+        self.fixed = dict(method=method, args=asdict(args), classes=train_set.videos.classes,
+                          list_sha1=train_set.videos.sha1, torch=str(torch.__version__))
+
+    def begin(self, note, state, device):
+        """Restore `state`, {name: what has a state_dict}, where the run goes on. -> step, best figures, last figures"""
+        saved, self.state, (train_set, val_set) = self.saved, state, self.sets
+        if saved:
+            for name, part in state.items():
+                part.load_state_dict(saved[name])
+        elif self.rank == 0:
+            clear_run(self.out)                              # what --overwrite replaces, lest --resume finds it
+        step = saved["step"] if saved else 0
+        self.log = Log(self.out / "log.jsonl", self.rank, step if saved else -1)
+        self.log(step=step, args=self.fixed["args"], torch=self.fixed["torch"], note=note, list=train_set.videos.kind,
+                 list_sha1=self.fixed["list_sha1"], missing=train_set.videos.missing + val_set.videos.missing,
+                 train_videos=len(train_set), val_videos=len(val_set), classes=len(self.fixed["classes"]),
+                 processes=self.world, device=str(device))
+        self.print(f"{self.out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
+                   f"({train_set.videos.kind} list), {len(self.fixed['classes'])} classes, {self.world} x "
+                   f"{device.type}")
+        return (step, saved["best"], saved["extra"]) if saved else (0, {"val/accuracy": -1.0}, {})
+
+    def print(self, text):
+        if self.rank == 0:
+            print(text, flush=True)
+
+    def save(self, name, step, epoch, best, figures):
+        """Write a checkpoint (design: the contract between training and evaluation), from the first process."""
+        if self.rank == 0:
+            parts = {key: part.state_dict() for key, part in self.state.items()}
+            save_checkpoint(self.out / name, **self.fixed, epoch=epoch, step=step, extra=figures, best=best,
+                            rng={"seed": self.args.seed, "step": step}, **parts)
+
+    def check(self, step, losses, bad):
+        """UserError, in all processes at once, for a loss that is not finite or too many unreadable videos (indices
+        `bad`). Called before anything is logged or saved."""
+        finite, unread = total(torch.stack(losses).isfinite().all(), len(bad))
+        videos, most = self.sets[0].videos, self.args.max_bad
+        if finite < self.world:
+            raise UserError(f"{self.out}: the loss is not finite by step {step}: lower --lr; last.pt is good")
+        if unread > most * len(videos):
+            few = ", ".join(videos.paths[i] for i in sorted(bad)[:5])
+            raise UserError(f"{unread:.0f} of {len(videos)} videos cannot be read (--max-bad {most}): {few}")
+
+    def means(self, records):
+        """Mean of each key over the records that have it, and over all processes."""
+        keys = sorted({key for record in records for key in record})
+        means = [sum(r[k] for r in records if k in r) / sum(k in r for r in records) for k in keys]
+        return {k: v / self.world for k, v in zip(keys, total(*means), strict=True)}
 
 
 class Interrupt:

@@ -4,6 +4,9 @@
     python evaluate.py runs/albar-s0 runs/albar-s1 runs/albar-s2  # seeds of one configuration: one row
     python evaluate.py runs/hmdb --test LIST --root VIDEOS --conflfg LIST --rare LIST \\
         --scuba places365=LIST vqgan-clip=LIST sinusoid=LIST      # your own lists
+    python evaluate.py runs/sdn --test LIST --humans humans.npz --scenes scenes.npz --train LIST --val LIST
+    python evaluate.py bias --scenes scenes.npz --train LIST --test LIST     # do a data set's scenes tell its actions?
+    python evaluate.py cam runs/albar-baseline runs/albar                    # where two networks look: PNG and MP4
 
 One Markdown table goes to stdout. Beside each checkpoint: evaluate.json (the table, this checkpoint's own
 figures, its unreadable videos) and evaluate.npz (logits, labels, paths of every split, the order of frames
@@ -20,26 +23,41 @@ Metric map
   rare            up      top-1 on actions in rare scenes (ARAS)               SMAD 4.1      top1
   shuffled        -       top-1 on the test clips with shuffled frames         Hara 3.2      shuffled_orders
   log ratio       up      ln(IID / shuffled); large: order of frames matters   Hara Eq. (1)  log_ratio
+  masked          to 1/K  top-1 on the test clips whose humans are filled      SDN 3.3       top1
+  masked entropy  up      of the action on these clips, nats; ln K at most     SDN 3.3       entropy
+  scene probe     down    a fresh MLP names the scene from frozen features     SDN 4.3       train_probe
+  adversary       -       the run's own scene head does; low: or it only lags  SDN 4.3       measure_scenes
+  B_scene         -       `bias`: ln(action from the scene alone / chance)     SDN Eq. (1)   scene_representation_bias
+  inside          up      `cam`: share of positive CAM mass in human boxes     SDN 4.7       share_inside
 
 Accuracies are percent of videos; means over backgrounds are unweighted. A row's +- is the standard deviation
 over its seeds (n - 1), or for one checkpoint the standard error by bootstrap over videos; the row says which.
 Videos that cannot be read are left out, counted and named. Nothing here chooses a checkpoint.
 SILENT  SCUFO's frame: one of the SCUBA clip's, drawn by the video's path (StillMix: at random, not seeded).
 SILENT  Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles draws.
+SILENT  SDN's scene accuracy, of which classifier: a new one of the adversary's shape (Adam, 5e-4, batch 128), on
+        standardised features of centre clips; a tenth of the training list says when to stop.
+SILENT  SDN's Eq. (1): L2 with C = 1; chance: the share of the test list's most frequent action, 1/K if it is balanced.
+SILENT  SDN's maps: of the class that the run predicts; their positive part.
 """
 
 import importlib
 import json
+import math
 import os
 import re
 import sys
 import zlib
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -58,11 +76,15 @@ class Args:
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
+    humans: tuple = arg((), "boxes: .npz of `sdn.py humans`, or text (common.Boxes); for the masked test clips")
+    scenes: tuple = arg((), ".npz of `sdn.py scenes` for --train and --val; for the scene probe")
+    train: str = arg("", "list that the scene probe learns from: the run's training list")
+    val: str = arg("", "list that the scene probe is tested on; SDN Sec. 4.3: validation")
     root: str = arg("", "folder of the lists' videos; default: each list's own folder")
     split: int = arg(1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3))
     clips: int = arg(1, "clips of a video, spread evenly, mean softmax; ALBAR App. B: one, centred", low=1)
     shuffles: int = arg(3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0)
-    seed: int = arg(0, "seed of the SCUFO frames, the shuffles and the bootstrap", low=0)
+    seed: int = arg(0, "seed of the SCUFO frames, the shuffles, the probe and the bootstrap", low=0)
     batch_size: int = arg(32, "clips in a forward pass", low=1)
     workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
     amp: str = arg("none", "mixed precision", choices=("none", "bf16", "fp16"))
@@ -148,6 +170,29 @@ def find_splits(run, args):
             for name, path in named.items() if path}
 
 
+def find_labels(run, args, test):
+    """What SDN's figures need: human boxes of the VideoList test, or None; {"train": (VideoList, (n, M) soft labels,
+    its name), "val": ...} of the videos that have scene labels, or {}. The embedded benchmark has both, else flags."""
+    world = None if args.test or run.args["train"] else common.toy(run.args["data_seed"], run.args["data"])
+    files = {name: getattr(args, name) or (world and (world / f"{name}.npz",)) for name in ("humans", "scenes")}
+    files |= {name: getattr(args, name) or (world and world / f"{name}.txt") for name in ("train", "val")}
+    boxes, found = common.Boxes(files["humans"]) if files["humans"] else None, {}
+    if boxes and not any(path in boxes.videos for path in test.paths):
+        raise UserError(f"--humans: no boxes of the test list's videos, such as {test.paths[0]}")
+    if len(given := [name for name in ("scenes", "train", "val") if files[name]]) in (1, 2):
+        raise UserError(f"--{given[0]}: the scene probe needs --scenes, --train and --val, all three")
+    for name in ("train", "val") if given else ():
+        videos = common.read_list(files[name], args.root, "test" if name == "val" else name, args.split, run.classes)
+        p, _ = common.read_labels(files["scenes"], videos.paths)
+        if len(keep := p.sum(1).nonzero()[:, 0].tolist()) < 2:
+            raise UserError(f"--scenes: labels of {len(keep)} of the {len(videos)} videos of {files[name]}, too few")
+        found[name] = common._subset(videos, keep), p[keep], str(files[name])
+        head = getattr(run.model, "scene_head", None)
+        if head and len([*head.parameters()][-1]) != p.shape[1]:
+            raise UserError(f"{run.path}: its scene head knows other scenes than the {p.shape[1]} of --scenes")
+    return boxes, found
+
+
 # ---- Predict: every video is read once ---------------------------------------------------------------------
 
 def _rng(seed, path, draw):
@@ -185,36 +230,49 @@ def clip_frames(n, rng, frames, stride, clips):
     return common.uniform_clips(n, frames, stride, clips)
 
 
-def predict(run, name, videos, orders, args):
-    """One pass over a split. -> {variant: (n, V, K) logits}, (n,) bool: could the video be read
-
-    orders: {variant: (n, V, T) for `reorder`, or None for the clip as it is}; one is named as the split.
-    """
-    a, device, right = run.args, next(run.model.parameters()).device, 0
+def batches(run, name, videos, args, change=None):
+    """Batches of a split, with a progress bar: clip (N, V, 3, T, H, W) uint8 on the run's device (more, where `change`
+    makes more of it), places in the list (N,), the batch, the bar. Unreadable videos are named on stderr."""
+    a, device, broken = run.args, next(run.model.parameters()).device, []
     sample = partial(clip_frames, frames=a["frames"], stride=a["stride"], clips=args.clips)
-    data = common.Videos(videos, sample, common.test_transform(a["size"], a["resize"]))
+    data = common.Videos(videos, sample, common.test_transform(a["size"], a["resize"]), change=change)
     loader = DataLoader(data, args.batch_size, num_workers=args.workers, pin_memory=device.type == "cuda")
-    logits = {v: np.zeros((len(videos), args.clips, len(run.classes)), np.float32) for v in orders}
-    used, labels = np.zeros(len(videos), bool), np.array(videos.labels)
-    bar = tqdm(total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None)
-    for batch in loader:
-        clip, index = batch["clip"].to(device), batch["index"].numpy()  # (N, V, 3, T, H, W) uint8, (N,)
-        used[index] = batch["bad"].numpy() == 0
-        for variant, order in orders.items():
-            moved = clip if order is None else reorder(clip, torch.from_numpy(order[index]).to(device))
-            with torch.inference_mode(), common.autocast(device, args.amp):
-                out = torch.cat([run.model(common.normalise(part, a["mean"], a["std"])).float().cpu()
-                                 for part in moved.flatten(0, 1).split(args.batch_size)])
-            if not out.isfinite().all():
-                raise UserError(f"{run.path}: its logits on {name} are not finite, the training diverged")
-            logits[variant][index] = out.unflatten(0, (len(index), -1)).numpy()
-        right += (top1(logits[name][index], labels[index]) & used[index]).sum()
-        bar.update(len(index))
-        bar.set_postfix(top1=f"{100 * right / max(used.sum(), 1):.1f}")
-    bar.close()
-    if not used.any():
+    with tqdm(total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None) as bar:
+        for batch in loader:
+            yield batch["clip"].to(device), batch["index"].numpy(), batch, bar
+            broken += [videos.paths[i] for i in batch["index"][batch["bad"] > 0]]
+            bar.update(len(batch["index"]))
+    if len(broken) == len(videos):
         raise UserError(f"{name}: none of {len(videos)} videos can be read, first {videos.full(0)}; --root?")
-    return logits, used
+    if broken:
+        print(f"{run.name} {name}: cannot be read: {', '.join(broken)}", file=sys.stderr)
+
+
+def predict(run, name, videos, orders, args, boxes=None, call=None):
+    """One pass over a split. -> {variant: (n, V, K) logits}, (n,) bool: could the video be read, (n,) share of its
+    frames that have a human box
+
+    orders: {variant: (n, V, T) for `reorder`, or None for the clip as it is}; one is named as the split, and "masked"
+    is the clip with its humans, of `boxes`, filled. call: what takes the clips in the model's place: its features.
+    """
+    used, humans, right, out = np.zeros(len(videos), bool), np.zeros(len(videos)), 0, {v: [] for v in orders}
+    labels, change = np.array(videos.labels), partial(common.mask_humans, boxes=boxes) if boxes else None
+    net, norm = call or run.model, partial(common.normalise, mean=run.args["mean"], std=run.args["std"])
+    for clip, index, batch, bar in batches(run, name, videos, args, change):
+        clip, masked = clip.unbind(1) if boxes else (clip, None)
+        used[index], humans[index] = batch["bad"].numpy() == 0, batch["humans"].numpy() if boxes else 0
+        for variant, order in orders.items():
+            moved = masked if variant == "masked" else clip
+            moved = moved if order is None else reorder(moved, torch.from_numpy(order[index]).to(clip.device))
+            with torch.inference_mode(), common.autocast(clip.device, args.amp):
+                z = torch.cat([net(norm(part)).float().cpu() for part in moved.flatten(0, 1).split(args.batch_size)])
+            if not z.isfinite().all():
+                raise UserError(f"{run.path}: its outputs on {name} are not finite, the training diverged")
+            out[variant].append(z.unflatten(0, (len(index), -1)).numpy())
+        if not call:
+            right += (top1(out[name][-1], labels[index]) & used[index]).sum()
+            bar.set_postfix(top1=f"{100 * right / max(used.sum(), 1):.1f}")
+    return {variant: np.concatenate(parts) for variant, parts in out.items()}, used, humans
 
 
 # ---- Metrics: arrays in, arrays out; n videos, V clips, K classes, R resamples -----------------------------
@@ -250,10 +308,17 @@ def log_ratio(original, shuffled, n):
     return np.log(np.maximum(original, 0.5 / n) / np.maximum(shuffled, 0.5 / n))
 
 
+def entropy(logits):
+    """(n, V, K) logits -> (n,) entropy in nats of the distribution that `fuse` gives; ln K for a uniform one"""
+    p = fuse(logits)
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
+
+
 def columns(mean, n_test, num_classes):
     """The table's figures from shares of videos in [0, 1]: scalars, or (R,) for the bootstrap.
 
-    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare", "shuffled"}, or fewer.
+    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare", "shuffled", "masked",
+    "masked_entropy" in nats, "scene_probe", "adversary"}, or fewer.
     """
     out = {"iid": 100 * mean["test"]}
     for kind in ("scuba", "scufo", "contrasted"):
@@ -261,7 +326,8 @@ def columns(mean, n_test, num_classes):
         out |= each | ({kind: sum(each.values()) / len(each)} if each else {})
     if "scufo" in out:
         out["off_chance"] = abs(out["scufo"] - 100 / num_classes)
-    out |= {k: 100 * mean[k] for k in ("conflfg", "rare", "shuffled") if k in mean}
+    shares = ("conflfg", "rare", "shuffled", "masked", "scene_probe", "adversary")
+    out |= {k: 100 * mean[k] for k in shares if k in mean} | {k: v for k, v in mean.items() if k == "masked_entropy"}
     if "shuffled" in mean:
         out["log_ratio"] = log_ratio(mean["test"], mean["shuffled"], n_test)
     return out
@@ -284,33 +350,104 @@ def video_names(paths):
     return stems if len(set(stems)) == len(stems) else list(paths)
 
 
+# ---- Scenes in the features: SDN Sec. 4.3 ------------------------------------------------------------------
+
+def standardise(x, other):
+    """Tensors (n, D), (m, D), both with the first's mean and standard deviation (1 for a constant column)."""
+    mean, std = x.mean(0), x.std(0, correction=0)
+    std[std < 1e-6 * mean.abs() + 1e-12] = 1
+    return (x - mean) / std, (other - mean) / std
+
+
+def train_probe(x, p, seed, patience=20):
+    """A new four-layer MLP, three hidden layers of 512 (Sec. 4.2), of features (n, D) and soft labels (n, M). It stops
+    when the loss on a seeded tenth has not fallen (by 1e-4) for `patience` epochs, and is what it was at its best."""
+    rng, widths = np.random.default_rng([seed, len(x)]), (x.shape[1], 512, 512, 512, p.shape[1])
+    held, kept = torch.from_numpy(rng.permutation(len(x))).tensor_split([max(1, len(x) // 10)])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        layers = [part for sizes in zip(widths, widths[1:], strict=False) for part in (nn.Linear(*sizes), nn.ReLU())]
+    net, least, wait = nn.Sequential(*layers[:-1]).to(x.device), math.inf, 0
+    adam, p = torch.optim.Adam(net.parameters(), 5e-4), p / p.sum(1, keepdim=True)                 # p was float16
+    while wait < patience:
+        for part in kept[torch.from_numpy(rng.permutation(len(kept)))].split(128):
+            adam.zero_grad()
+            F.cross_entropy(net(x[part]), p[part]).backward()
+            adam.step()
+        with torch.no_grad():
+            loss, wait = float(F.cross_entropy(net(x[held]), p[held])), wait + 1
+        if loss < least - 1e-4:
+            least, wait, best = loss, 0, {k: v.clone() for k, v in net.state_dict().items()}
+    net.load_state_dict(best)
+    return net
+
+
+def scene_floors(actions, scenes, test_actions, test_scenes):
+    """Share of the test scenes (m,) that is named right by the most frequent scene in training (n,), of all and of the
+    true action. No network that keeps the action in its features can push a probe below the second."""
+    usual = np.bincount(scenes).argmax()
+    of_action = {action: np.bincount(scenes[actions == action]).argmax() for action in np.unique(actions)}
+    named = np.array([of_action.get(action, usual) for action in test_actions])
+    return float((test_scenes == usual).mean()), float((test_scenes == named).mean())
+
+
+def measure_scenes(run, found, args):
+    """Is the scene of each validation video named right by a probe of the frozen features, and by the run's own head?
+    -> {"scene_probe", "adversary": (m,) bool}, names of the videos, what is said of the data set, arrays to save"""
+    x, p, y, paths, device = {}, {}, {}, {}, next(run.model.parameters()).device
+    for name, (videos, soft, _) in found.items():
+        z, used, _ = predict(run, name, videos, {name: None}, replace(args, clips=1), call=run.model.features)
+        x[name], p[name] = torch.from_numpy(z[name][used, 0]).to(device), soft[used]                   # (n, D), (n, M)
+        y[name], paths[name] = np.array(videos.labels)[used], np.array(videos.paths)[used]
+    train, val = standardise(x["train"], x["val"])
+    probe, head = train_probe(train, p["train"].to(device), args.seed), getattr(run.model, "scene_head", None)
+    with torch.inference_mode():
+        z = {"scene_probe": probe(val)} | ({"adversary": head(x["val"])} if head else {})
+    z, scene = {k: some.cpu().numpy() for k, some in z.items()}, {k: some.argmax(1).numpy() for k, some in p.items()}
+    most, of_action = scene_floors(y["train"], scene["train"], y["val"], scene["val"])
+    about = dict(lists=[name for *_, name in found.values()], videos=[len(some) for some in paths.values()],
+                 unreadable=[sorted({*found[name][0].paths} - {*paths[name]}) for name in found], scenes=soft.shape[1],
+                 chance=100 / soft.shape[1], most_frequent=100 * most, from_action=100 * of_action)
+    return ({k: some.argmax(1) == scene["val"] for k, some in z.items()}, video_names(paths["val"]), about,
+            {f"{k}/logits": some for k, some in z.items()} | {"val/paths": paths["val"], "val/scenes": scene["val"]})
+
+
 # ---- One checkpoint ----------------------------------------------------------------------------------------
 
 def measure(run, args):
     """All figures of one checkpoint, as plain values; writes its .npz, names unreadable videos on stderr."""
     run.model.to("cuda" if torch.cuda.is_available() else "cpu")
     a, splits, hits, names, broken, arrays = run.args, find_splits(run, args), {}, {}, {}, {}
+    (boxes, scenes), about = find_labels(run, args, splits["test"]), None
     for split, videos in splits.items():
-        orders, scufo = {split: None}, split.replace("scuba-", "scufo-")
+        orders, scufo, masks = {split: None}, split.replace("scuba-", "scufo-"), boxes if split == "test" else None
+        orders |= {"masked": None} if masks else {}
         if scufo != split:
             orders[scufo] = static_orders(videos.paths, args.clips, a["frames"], args.seed)
         for i in range(args.shuffles if split == "test" and a["frames"] > 1 else 0):
             orders[f"shuffled-{i}"] = shuffled_orders(videos.paths, args.clips, a["frames"], args.seed, i)
-        logits, used = predict(run, split, videos, orders, args)
+        logits, used, humans = predict(run, split, videos, orders, args, masks)
         paths, labels = np.array(videos.paths), np.array(videos.labels)
         broken[split] = paths[~used].tolist()
-        if broken[split]:
-            print(f"{run.name} {split}: cannot be read: {', '.join(broken[split])}", file=sys.stderr)
         arrays |= {f"{split}/paths": paths, f"{split}/labels": labels, f"{split}/used": used}
         for variant in orders:
-            hits[variant], names[variant] = top1(logits[variant], labels)[used], video_names(paths[used])
+            seen = used & (humans >= 0.5) if variant == "masked" else used          # as the clips of SDN's Eq. (6)
+            if not seen.any():
+                raise UserError("--humans: no test clip has a box in half of its frames, so none can be masked")
+            hits[variant], names[variant] = top1(logits[variant], labels)[seen], video_names(paths[seen])
             arrays[f"{variant}/logits"] = logits[variant]
             if orders[variant] is not None:
                 arrays[f"{variant}/order"] = orders[variant]
+        if masks:
+            hits["masked_entropy"] = entropy(logits["masked"])[used & (humans >= 0.5)]
+            names["masked_entropy"], arrays["masked/humans"] = names["masked"], humans
         if scufo != split:
             pair = split.replace("scuba-", "contrasted-")
             hits[pair] = contrasted(hits[split], hits[scufo], paths[used], paths[used])
             names[pair] = names[split]
+    if scenes:
+        named, keys, about, more = measure_scenes(run, scenes, args)
+        hits, names, arrays = hits | named, names | dict.fromkeys(named, keys), arrays | more
     shuffled = [hits.pop(k) for k in list(hits) if k.startswith("shuffled-")]
     if shuffled:
         hits["shuffled"], names["shuffled"] = np.mean(shuffled, 0), names["test"]
@@ -326,7 +463,8 @@ def measure(run, args):
                 figures={v: float(x) for v, x in figures.items()},
                 bootstrap={v: float(x.std(ddof=1)) for v, x in errors.items()},
                 shuffles=[100 * float(h.mean()) for h in shuffled],
-                videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken)
+                videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken,
+                probe=about, masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
 
 
 def beside(path, suffix):
@@ -338,8 +476,9 @@ def beside(path, suffix):
 
 HEADS = {"iid": "IID ↑", "scuba": "SCUBA ↑", "scufo": "SCUFO ↓", "off_chance": "abs(SCUFO-1/K) ↓",
          "conflfg": "Confl-FG ↑", "contrasted": "contrasted ↑", "rare": "rare ↑", "shuffled": "shuffled",
-         "log_ratio": "log ratio ↑"}
-
+         "log_ratio": "log ratio ↑", "masked": "masked → 1/K", "masked_entropy": "masked entropy → ln K",
+         "scene_probe": "scene probe ↓", "adversary": "adversary"}
+DIGITS = {"log_ratio": 2, "masked_entropy": 2}    # else 1
 
 # Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -373,6 +512,7 @@ def merge(measured):
             videos=[sum(n) for n in zip(*first["videos"].values(), strict=True)],  # used, listed
             mean={k: float(v.mean()) for k, v in values.items()}, plus_minus=spread,
             each={k: v.tolist() for k, v in values.items()},                                # of each seed
+            **{k: first.get(k) for k in ("probe", "masked", "classes")},
             plus_minus_is=("standard deviation over seeds, n - 1" if several else
                            "standard error by bootstrap over videos")))
     return rows
@@ -382,7 +522,7 @@ def cell(row, key, backgrounds):
     """One figure with its +-; for SCUBA and SCUFO also each background's."""
     if key not in row["mean"]:
         return "-"
-    digits = 2 if key == "log_ratio" else 1
+    digits = DIGITS.get(key, 1)
     text = f"{row['mean'][key]:.{digits}f} ±{row['plus_minus'][key]:.{digits}f}"
     if key in ("scuba", "scufo"):
         text += f" ({' / '.join(format(row['mean'][f'{key}-{b}'], '.1f') for b in backgrounds)})"
@@ -409,7 +549,7 @@ def difference(row, first, key):
     if len(seeds) < 2 or key not in row["each"] or key not in first["each"]:
         return "-"
     mean, half = paired_difference(*([r["each"][key][r["seeds"].index(s)] for s in seeds] for r in (row, first)))
-    digits = 2 if key == "log_ratio" else 1
+    digits = DIGITS.get(key, 1)
     return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
 
 
@@ -427,6 +567,13 @@ def markdown(rows):
         lines.append(f"- {row['name']}: {row['method']}.py, epoch {epoch} of {epochs}; {row['protocol']}; "
                      f"{used} of {listed} videos used; {len(row['seeds'])} seed(s): "
                      f"{', '.join(map(str, row['seeds']))}; ±: {row['plus_minus_is']}.")
+    masked = dict.fromkeys((*row["masked"], row["classes"]) for row in rows if row["masked"])
+    lines += [f"- masked: {used} of {listed} test clips, those with a human box in half of their frames or more; 1/K "
+              f"{100 / k:.1f}, ln K {math.log(k):.2f}." for used, listed, k in masked]
+    for about in {json.dumps(row["probe"]): row["probe"] for row in rows if row["probe"]}.values():
+        lines.append("- scene probe, {} to {} ({} to {} videos, {scenes} scenes): chance {chance:.1f}; the most "
+                     "frequent scene {most_frequent:.1f}; from the true action alone {from_action:.1f}, the least of a "
+                     "network that keeps the action.".format(*about["lists"], *about["videos"], **about))
     against = [[row["name"], *(difference(row, rows[0], k) for k in keys)] for row in rows[1:]]
     if any(set(line[1:]) != {"-"} for line in against):
         lines += ["", *layout([[f"minus {rows[0]['name']}", *(HEADS[k] for k in keys)], *against]), "",
@@ -441,7 +588,7 @@ def evaluate(args):
     runs = {}
     for path in args.runs:                # all that is wrong with the input is said before a video is read
         run = load_run(path)
-        find_splits(run, args)
+        find_labels(run, args, find_splits(run, args)["test"])
         runs[run.path.resolve()] = path   # a checkpoint named twice is one
     measured = [measure(load_run(path), args) for path in runs.values()]
     rows = merge(measured)
@@ -454,5 +601,209 @@ def evaluate(args):
     return rows
 
 
+# ---- `bias`: scene representation bias of a data set, SDN Eq. (1) ------------------------------------------
+
+@dataclass
+class BiasArgs:
+    scenes: tuple = arg((), ".npz of `sdn.py scenes`; none: the embedded benchmark's")
+    train: str = arg("", "training list; none: the embedded benchmark")
+    test: str = arg("", "test list; none: a seeded half of each action in --train")
+    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
+    data: str = arg("data", "folder of the embedded benchmark")
+    data_seed: int = arg(0, "seed of the embedded benchmark", low=0)
+    seed: int = arg(0, "seed of the halves and of the bootstrap", low=0)
+
+
+def scene_representation_bias(accuracy, chance):
+    """Eq. (1)  B_scene = ln(M(D, phi_scene) / M_rand)     accuracies in [0, 1], any shape; 0: no bias, large: much"""
+    return np.log(accuracy / chance)
+
+
+def linear_classifier(x, y, k, c=1.0):
+    """Multinomial logistic regression, x (n, D), y (n,) labels below k -> W (k, D), b (k,): the least sum of
+    cross-entropies + |W|^2 / 2c, by LBFGS until the gradient vanishes."""
+    w, b = (torch.zeros(shape, dtype=x.dtype, requires_grad=True) for shape in ((k, x.shape[1]), k))
+    lbfgs = torch.optim.LBFGS([w, b], max_iter=5000, tolerance_grad=1e-8, tolerance_change=0, history_size=20,
+                              line_search_fn="strong_wolfe")
+
+    def loss():
+        lbfgs.zero_grad()
+        value = F.cross_entropy(x @ w.T + b, y) + w.square().sum() / (2 * c * len(x))
+        value.backward()
+        return value
+    lbfgs.step(loss)
+    return w.detach(), b.detach()
+
+
+def scene_features(files, videos):
+    """phi_scene: the files' `features` where each holds some, else log-probabilities. -> (n, D) float64 of the
+    videos that are in the files, these videos, which of the two"""
+    for kind in ("features", "probabilities"):
+        with suppress(UserError if kind == "features" else ()):
+            parts = [common.load_arrays(file, "paths", kind) for file in files]
+            break
+    found = {path: row for part in parts for path, row in zip(part["paths"].tolist(), part[kind], strict=True)}
+    videos = common._subset(videos, [i for i, path in enumerate(videos.paths) if path in found])
+    if len({found[path].shape for path in videos.paths}) != 1:
+        raise UserError(f"{', '.join(map(str, files))}: none of the list's videos, or {kind} of two networks")
+    x = torch.from_numpy(np.stack([found[path] for path in videos.paths])).double()
+    return x if kind == "features" else x.clamp_min(6e-8).log(), videos, kind                # float16's least number
+
+
+def bias(args):
+    """B_scene (SDN Eq. 1) of a data set: ln(accuracy / chance) of a linear classifier that names its actions from
+    frozen features of the scenes alone (`sdn.py scenes --features`), or from their log-probabilities. 0: no bias."""
+    jobs, files = [(args.train, args.test)], args.scenes
+    if args.test and not args.train:
+        raise UserError("--test without --train: name the list that the classifier learns from")
+    if not args.train:
+        world = common.toy(args.data_seed, args.data)
+        jobs, files = [(world / "train.txt", world / "test.txt")], files or (world / "scenes.npz",)
+        jobs += [(world / f"{name}.txt", "") for name in ("pretrain", "novel")]
+    if not files:
+        raise UserError("--train without --scenes: make scenes.npz with sdn.py scenes")
+    table = [["data set", "phi_scene", "videos", "accuracy", "1/K", "most frequent", "B_scene"]]
+    for train, test in jobs:
+        videos = common.read_list(train, part="train", split=args.split)
+        if test:
+            others = common.read_list(test, part="test", split=args.split, classes=videos.classes)
+        else:                                                  # every second video of each action, in a random order
+            order = np.random.default_rng([args.seed, len(videos)]).permutation(len(videos))
+            order = order[np.argsort(np.array(videos.labels)[order], kind="stable")]
+            videos, others = common._subset(videos, order[::2]), common._subset(videos, order[1::2])
+        (x, videos, kind), (x_test, others, _) = (scene_features(files, some) for some in (videos, others))
+        x, x_test = standardise(x, x_test)
+        w, b = linear_classifier(x, torch.tensor(videos.labels), k := len(videos.classes))
+        hits, n = (x_test @ w.T + b).argmax(1).numpy() == others.labels, len(others)
+        most = np.bincount(others.labels).max() / n
+        b_scene, drawn = (scene_representation_bias(np.maximum(accuracy, 0.5 / n), most)
+                          for accuracy in (hits.mean(), bootstrap(hits, video_names(others.paths), args.seed)))
+        table.append([f"{train} to {test or 'its other half'}", f"{'log-' * (kind != 'features')}{kind} ({x.shape[1]})",
+                      f"{len(videos)} to {n}", *(f"{100 * share:.1f}" for share in (hits.mean(), 1 / k, most)),
+                      f"{b_scene:.2f} ±{drawn.std(ddof=1):.2f}"])
+    print(*layout(table), "", "B_scene = ln(accuracy / most frequent), 1/K on a balanced test list; ±: standard "
+          "error by bootstrap over test videos.", sep="\n")
+    return table
+
+
+# ---- `cam`: class activation maps, SDN Sec. 4.7 -------------------------------------------------------------
+
+CamArgs = make_dataclass("CamArgs", [
+    *((f.name, f.type, f) for f in fields(Args)
+      if f.name in ("runs", "test", "root", "split", "humans", "seed", "batch_size", "workers")),
+    ("videos", int, arg(8, "videos to draw, from the beginning of the list", low=1)),
+    ("out", str, arg("cam", "folder of the pictures and of cam.json"))])
+
+
+def last_maps(run, clip):
+    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, D, t, h, w) the last convolutional map. UserError where
+    the logits are not the head of its mean (VGG, MViT): no class activation map is defined there."""
+    found, head, d = [], run.model.head, run.model.head.weight.shape[1]
+
+    def keep(module, inputs, out):                             # D channels, first or (Swin) last, of several positions
+        if torch.is_tensor(out) and out.ndim == 5 and d in (out.shape[1], out.shape[4]) and out[0].numel() > d:
+            found[:] = [maps for maps in (out, out.movedim(4, 1)) if maps.shape[1] == d]
+    with nn.modules.module.register_module_forward_hook(keep):
+        logits = run.model(clip)
+    for maps in found:
+        z = F.linear(maps.mean((2, 3, 4)), head.weight.flatten(1), head.bias)
+        if torch.allclose(z, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+            return logits, maps
+    raise UserError(f"{run.path}: no class activation map: its logits are not the head of a last map's mean")
+
+
+def class_activation_map(maps, weight, chosen, size):
+    """M_c(t, h, w) = sum_k W[c, k] f_k(t, h, w), enlarged to size (T, H, W), trilinear     maps f (N, D, t, h, w),
+    weight W (K, D), classes chosen (N,) -> (N, T, H, W)"""
+    cam = torch.einsum("ndthw,nd->nthw", maps, weight.flatten(1)[chosen])
+    return F.interpolate(cam[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+
+
+def share_inside(cam, inside):
+    """Maps (N, T, H, W), and 1 inside the human boxes, 0 outside -> (N,) share of the positive mass inside, (N,) of the
+    area. Only frames that have a box count; NaN where none has, or where nothing there is positive."""
+    seen = (inside.amax((2, 3)) > 0)[..., None, None].expand_as(cam)
+    return [(some * inside).sum((1, 2, 3)) / some.sum((1, 2, 3)) for some in (cam.clamp_min(0) * seen, seen)]
+
+
+def with_boxes(frames, path, at, boxes):
+    """For Videos(change): the frames, then white boxes on black for the transform to crop alike."""
+    white = torch.zeros_like(frames)
+    for image, some in zip(white, boxes(path, at.ravel()), strict=True):
+        for x0, y0, x1, y1 in some:
+            image[max(0, math.floor(y0)):max(0, math.ceil(y1)), max(0, math.floor(x0)):max(0, math.ceil(x1))] = 255
+    return torch.cat([frames, white]), np.stack([at, at]), {}
+
+
+def draw(file, clip, cams):
+    """FILE.png: a row of the clip's frames, (3, T, S, S) uint8, and one of them under each map, (T, S, S), blue to red.
+    FILE.mp4: the same frame of all rows, side by side, in time."""
+    rows, k = [clip.permute(1, 2, 3, 0).float()], math.ceil(112 / clip.shape[2])
+    for cam in cams:
+        heat = cam[..., None].clamp_min(0) / cam.max().clamp_min(1e-12)
+        rows.append(rows[0] / 2 + 127.5 * (1.5 - (3 * heat - heat.new_tensor([2.5, 1.5, 0.5])).abs()).clamp(0, 1))
+    k += k * clip.shape[2] % 2                                                                     # even, for H.264
+    rows = torch.stack(rows).byte().repeat_interleave(k, 2).repeat_interleave(k, 3).cpu().numpy()  # (R, T, S, S, 3)
+    strip = np.concatenate([np.concatenate(row, 1) for row in rows])
+    av.VideoFrame.from_ndarray(strip, "rgb24").save(f"{file}.png")
+    with av.open(f"{file}.mp4", "w") as out:
+        stream = out.add_stream("libx264", rate=4)
+        stream.width, stream.height, stream.pix_fmt = len(rows) * rows.shape[3], rows.shape[2], "yuv420p"
+        for frames in rows.swapaxes(0, 1):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate(frames, 1), "rgb24")))
+        out.mux(stream.encode())
+
+
+def cam(args):
+    """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts. An image strip and an
+    MP4 for each of the first --videos; over the whole list the share of the positive map that lies in human boxes."""
+    runs, predicted, drawn, table = [load_run(path) for path in args.runs], [], [], []
+    if len({tuple(run.args[k] for k in ("frames", "stride", "size", "resize")) for run in runs}) != 1:
+        raise UserError("name one run, or several that see the same clips: of equal frames, stride, size and resize")
+    options = Args(**{k: v for k, v in asdict(args).items() if k not in ("videos", "out")})
+    videos, *others = (find_splits(run, options)["test"] for run in runs)
+    if {other.sha1 for other in others} - {videos.sha1}:
+        raise UserError("the runs are of different embedded benchmarks: name the videos with --test")
+    boxes, _ = find_labels(runs[0], options, videos)
+    videos = videos if boxes else common._subset(videos, range(len(videos))[:args.videos])
+    change = partial(with_boxes, boxes=boxes or common.Boxes(()))
+    for run in runs:
+        run.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        found, first = [], []
+        for clip, _, batch, _ in batches(run, "cam", videos, options, change):                # (N, 2, 1, 3, T, S, S)
+            clip, inside = clip[:, 0, 0], clip[:, 1, 0, 0] / 255
+            with torch.inference_mode():
+                z, maps = last_maps(run, common.normalise(clip, run.args["mean"], run.args["std"]))
+                heat = class_activation_map(maps, run.model.head.weight, z.argmax(1), clip.shape[2:])
+            found.append(torch.stack([batch["bad"], *(x.cpu() for x in (z.argmax(1), *share_inside(heat, inside)))]))
+            first += zip(clip.cpu(), heat.cpu(), strict=True) if len(first) < args.videos else ()
+        bad, named, share, area = torch.cat(found, 1).double().numpy()
+        predicted.append([run.classes[int(c)] for c in named])
+        drawn.append(first)
+        seen = np.flatnonzero((bad == 0) & np.isfinite(share))
+        if boxes and not len(seen):
+            raise UserError(f"{run.path}: no video has a human box, and a map that is positive where there is one")
+        if boxes:
+            error = bootstrap(share[seen], [videos.paths[i] for i in seen], args.seed).std(ddof=1)
+            table.append(dict(name=run.name, checkpoint=str(run.path), seed=run.args["seed"], videos=len(seen),
+                              inside=100 * share[seen].mean(), plus_minus=100 * error, area=100 * area[seen].mean()))
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    named = {path: [videos.classes[videos.labels[i]], *(names[i] for names in predicted)]
+             for i, path in enumerate(videos.paths) if not bad[i]}
+    for i, path in enumerate(videos.paths[:args.videos]):
+        if path in named:
+            draw(Path(args.out) / f"{i:03d}-{Path(path).stem}", drawn[0][i][0], [first[i][1] for first in drawn])
+            print(f"- {path}: {named[path][0]};",
+                  ", ".join(f"{run.name} {name}" for run, name in zip(runs, named[path][1:], strict=True)))
+    if boxes:
+        cells = [[m["name"], f"{m['inside']:.1f} ±{m['plus_minus']:.1f}", f"{m['area']:.1f}", str(m["videos"])]
+                 for m in table]
+        print("", *layout([["run", "map inside human boxes", "area inside", "videos"], *cells]), "",
+              "Percent, means over videos; ±: standard error by bootstrap over them.", sep="\n")
+    text = json.dumps(dict(table=table, videos=named, args=asdict(args)), indent=1, allow_nan=False)
+    (Path(args.out) / "cam.json").write_text(text + "\n")
+    return table
+
+
 if __name__ == "__main__":
-    common.cli(Args, evaluate)
+    common.cli(Args, evaluate, steps={"bias": (BiasArgs, bias), "cam": (CamArgs, cam)})

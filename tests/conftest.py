@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")     # before torch: for networks this small more threads only wait
@@ -17,6 +21,9 @@ sys.path.insert(0, str(ROOT))                                    # `pytest` alon
 
 import albar  # noqa: E402
 import common  # noqa: E402
+import sdn  # noqa: E402
+
+SCRIPTS = {"albar": albar, "sdn": sdn}
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +33,18 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def flags(world, tmp_path):
-    """Fields of Args for a short ALBAR run, 10 steps an epoch, in tmp_path/run."""
+def script():
+    """The method script that `flags` are for; test_train.py asks for each in turn."""
+    return albar
+
+
+@pytest.fixture
+def flags(script, world, tmp_path):
+    """Fields of Args for a short run of the script, 10 steps an epoch, in tmp_path/run."""
+    own = {"albar": dict(w_gp=1.0),
+           "sdn": dict(scenes=(str(world / "scenes.npz"),), humans=(str(world / "humans.npz"),))}[script.__name__]
     small = dict(train=str(world / "train.txt"), val=str(world / "val.txt"), weights="none", epochs=2, batch_size=8)
-    return albar.TOY | small | dict(w_gp=1.0, frames=4, size=16, resize=18, log_every=1, out=str(tmp_path / "run"))
+    return script.TOY | small | own | dict(frames=4, size=16, resize=18, log_every=1, out=str(tmp_path / "run"))
 
 
 def argv(flags):
@@ -42,10 +57,10 @@ def argv(flags):
     return words
 
 
-def fails(capsys, words, out=None):
-    """Run albar.py's command line here, which must end with exit code 2 and one line on stderr. -> that line"""
+def fails(capsys, words, out=None, script=albar):
+    """Run a script's command line here, which must end with exit code 2 and one line on stderr. -> that line"""
     with pytest.raises(SystemExit) as stopped:
-        common.cli(albar.Args, albar.train, albar.TOY, albar.SHORT, words)
+        common.cli(script.Args, script.train, script.TOY, script.SHORT, words)
     error = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(error) == 1 and error[0].startswith("error: "), error
     assert not out or not list(Path(out).glob("*.part"))                                      # nothing half-written
@@ -59,15 +74,76 @@ def python(*words, cwd=None, **env):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
+def command(name, words):
+    """`python NAME WORDS` in this process."""
+    sys.argv = [str(ROOT / name), *map(str, words)]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _begin(call, args, files, cwd, env):
+    multiprocessing.set_start_method("fork", force=True)                           # of its own loaders: Linux's default
+    os.setsid()
+    for number, name in enumerate(files, 1):
+        os.dup2(os.open(name, os.O_WRONLY), number)
+    os.environ.update(env)
+    os.chdir(cwd)
+    call(*args)
+
+
+class Forked:
+    """call(*args) in a process of its own, forked from one that has imported everything, so that it starts 3 seconds
+    sooner than python(); else the same: a session of its own, and what the tests use of Popen."""
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest"])
+
+    def __init__(self, call, *args, cwd=ROOT, **env):
+        self.files = [tempfile.NamedTemporaryFile("r+") for _ in range(2)]
+        self.process = self.context.Process(target=_begin, args=(
+            call, args, [file.name for file in self.files], str(cwd), {k: str(v) for k, v in env.items()}))
+        with pytest.MonkeyPatch.context() as patch:               # where the server finds conftest; it starts only once
+            patch.setenv("PYTHONPATH", str(ROOT / "tests"))
+            self.process.start()
+        self.pid = self.process.pid
+
+    def communicate(self, timeout):
+        self.process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("Forked", timeout)
+        return tuple(file.read() for file in self.files)
+
+    def poll(self):
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self):
+        self.process.join()
+
+
+def two(call, *args, **env):
+    """The same call in two Forked, as torchrun's processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [Forked(call, *args, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                   **env) for rank in range(2)]
+
+
 @contextlib.contextmanager
-def ended(process, timeout=120):
-    """`with ended(process) as (stdout, stderr)`: wait for it; it does not outlive the test."""
+def ended(*processes, timeout=120):
+    """`with ended(process) as (stdout, stderr)`: wait for it; it does not outlive the test. Several: a pair of each."""
     try:
-        yield process.communicate(timeout=timeout)
+        said = [process.communicate(timeout=timeout) for process in processes]
+        yield said if len(said) > 1 else said[0]
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def load(path):

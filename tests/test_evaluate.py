@@ -25,7 +25,7 @@ ROOT = Path(evaluate.__file__).parent
 
 def test_metric_map_names_functions():
     rows = evaluate.__doc__.split("Metric map")[1].split("Accuracies are")[0].strip().splitlines()
-    assert len(rows) == 10 and all(callable(getattr(evaluate, row.split()[-1])) for row in rows[1:])
+    assert len(rows) == 16 and all(callable(getattr(evaluate, row.split()[-1])) for row in rows[1:])
 
 
 def test_top1_against_brute_force():
@@ -83,12 +83,14 @@ def test_log_ratio_without_a_hit():
 
 def test_columns():
     mean = {"test": 0.9, "scuba-a": 0.6, "scuba-b": 0.8, "scufo-a": 0.1, "scufo-b": 0.0, "contrasted-a": 0.55,
-            "contrasted-b": 0.8, "conflfg": 0.5, "rare": 0.4, "shuffled": 0.3}
+            "contrasted-b": 0.8, "conflfg": 0.5, "rare": 0.4, "shuffled": 0.3, "masked": 0.2, "masked_entropy": 1.5,
+            "scene_probe": 0.1, "adversary": 0.0}
     got = evaluate.columns(mean, 100, 8)
     assert got == pytest.approx({
         "iid": 90, "scuba": 70, "scuba-a": 60, "scuba-b": 80, "scufo": 5, "scufo-a": 10, "scufo-b": 0,
         "contrasted": 67.5, "contrasted-a": 55, "contrasted-b": 80, "off_chance": 7.5, "conflfg": 50,
-        "rare": 40, "shuffled": 30, "log_ratio": math.log(3)})
+        "rare": 40, "shuffled": 30, "log_ratio": math.log(3), "masked": 20, "masked_entropy": 1.5, "scene_probe": 10,
+        "adversary": 0})
     arrays = evaluate.columns({k: np.full(4, v) for k, v in mean.items()}, 100, 8)  # the bootstrap's form
     assert arrays.keys() == got.keys()
     assert all(v.tolist() == pytest.approx([got[k]] * 4) for k, v in arrays.items())
@@ -416,7 +418,7 @@ def test_albar_on_a_small_embedded_world(tmp_path, monkeypatch):
     args = dict(weights="none", epochs=1, cache=False, out=str(tmp_path / "run"), data=str(tmp_path))
     albar.train(albar.Args(**albar.TOY | args))
     row, = run(str(tmp_path / "run"))
-    assert set(evaluate.HEADS) <= row["mean"].keys() and row["name"] == "run"
+    assert set(evaluate.HEADS) - {"adversary"} <= row["mean"].keys() and row["name"] == "run"
     m = row["mean"]
     for b in ("photo", "texture", "sinusoid"):
         low, high = m[f"scuba-{b}"] - m[f"scufo-{b}"], min(m[f"scuba-{b}"], 100 - m[f"scufo-{b}"])

@@ -1,5 +1,6 @@
-"""Whole runs of albar.py on a small embedded benchmark: what they write, how they stop and go on, on two processes,
-and what bad input says. And what the script promises about its own text: equation map, flags, imports."""
+"""Whole runs of each method script on a small embedded benchmark: what they write, how they stop and go on, on two
+processes, and what bad input says. And what a script promises about its own text: equation map, flags, imports, the
+blocks that it shares with others."""
 
 import ast
 import json
@@ -15,15 +16,51 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, argv, ended, fails, load, log_lines, python, same
+from conftest import ROOT, SCRIPTS, Forked, argv, command, ended, fails, load, log_lines, python, same, two
 
-import albar
 import common
-from albar import Args, train
+import evaluate
 from common import UserError
 
-SOURCE = Path(albar.__file__).read_text()
 RESULT = ("model", "optimizer", "scheduler", "scaler", "step", "epoch", "best", "extra", "classes", "list_sha1", "rng")
+LN = math.log(8) + 1e-5
+OWN = {  # what differs between the scripts
+    "albar": dict(
+        other=dict(w_adv=0.5), lr=4e-3 * 8 / 64, equations=5, help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
+        figures={"val/static_accuracy": 1, "val/static_entropy": LN},                                # at most
+        logged=lambda args: {"adv": (-99, 0), "ent": (-LN, 0), "gp": (0, 99), "static_accuracy": (0, 1),
+                             "gp_true_logit": (0, 99), "head_row_sum": (0, 99)},                     # from, to
+        loss=lambda args, r: r["ce"] + args["w_adv"] * r["adv"] + args["w_ent"] * r["ent"] + args["w_gp"] * r["gp"],
+        last_part={"gp_true_logit", "head_row_sum"}),                           # logged of the last part of a batch
+    "sdn": dict(
+        other=dict(lam=0.1), lr=2e-3, equations=6, help=r"--lam LAM\s+lambda of the gradient reversal, Eq. \(5\)",
+        figures={"val/scene_accuracy": 1},
+        logged=lambda args: {"adv": (0, 99), "scene_accuracy": (0, 1), "ent": (0, LN), "masked_accuracy": (0, 1)},
+        loss=lambda args, r: r["ce"] + r["adv"], last_part=set())}
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return SCRIPTS[request.param]
+
+
+@pytest.fixture
+def own(script):
+    return OWN[script.__name__]
+
+
+def each(names, **cases):
+    """Parametrise over scripts and cases: {script: [case]}, where a case is the values of the names."""
+    rows = [(script, *case) for script, some in cases.items() for case in some]
+    return pytest.mark.parametrize(["script", *names.split()], rows, indirect=["script"])
+
+
+def train(script, flags, **change):
+    return script.train(script.Args(**flags | change))
+
+
+def source(module):
+    return Path(module.__file__).read_text()
 
 
 def equal(a, b, equal=torch.equal):
@@ -33,78 +70,83 @@ def equal(a, b, equal=torch.equal):
 
 
 @pytest.fixture
-def whole(flags, tmp_path):
+def whole(script, flags, tmp_path):
     """The checkpoint of the run `flags`, never interrupted."""
-    return train(Args(**flags | dict(out=str(tmp_path / "whole"))))["checkpoint"]
+    return train(script, flags, out=str(tmp_path / "whole"))["checkpoint"]
 
 
 # ---- A run ----------------------------------------------------------------------------------------------------------
-def test_train_returns_figures_and_writes_what_the_contract_says(flags):
-    result = train(Args(**flags))
+def test_train_returns_figures_and_writes_what_the_contract_says(script, flags, own):
+    result = train(script, flags)
     out = Path(flags["out"])
     assert result["checkpoint"] == str(out / "last.pt") and sorted(p.name for p in out.iterdir()) == [
         "best.pt", "last.pt", "log.jsonl"]
     assert 0 <= result["val/accuracy"] <= 1 and result["val/videos"] == 20 and result["val/chance"] == 1 / 8
-    assert 0 <= result["val/static_entropy"] <= math.log(8) + 1e-6
+    assert all(0 <= result[name] <= most for name, most in own["figures"].items()) and 1 < result["val/loss"] < 4
     saved, best = load(out / "last.pt"), load(out / "best.pt")
     assert set(saved) == {"method", "args", "classes", "epoch", "step", "model", "optimizer", "scheduler", "scaler",
                           "rng", "extra", "best", "torch", "list_sha1"} == set(best)                # design.md, 3
-    assert saved["method"] == "albar" and saved["classes"] == list(common.ACTIONS)
+    assert saved["method"] == script.__name__ and saved["classes"] == list(common.ACTIONS)
     assert (saved["epoch"], saved["step"]) == (2, 20) and saved["torch"] == str(torch.__version__)
-    assert saved["args"] == flags | {f.name: saved["args"][f.name] for f in fields(Args)}
-    net = albar.build_model(Args(**saved["args"]), 8)
+    assert saved["args"] == flags | {f.name: saved["args"][f.name] for f in fields(script.Args)}
+    net = script.build_model(script.Args(**saved["args"]), 8)
     net.load_state_dict(saved["model"])                                                     # unwrapped: no `module.`
     assert saved["best"]["val/accuracy"] == max(r.get("val/accuracy", 0) for r in log_lines(out))
     assert best["epoch"] == best["best"]["epoch"]
 
 
-def test_log_is_json_with_finite_numbers(flags):
-    train(Args(**flags))
+def test_log_is_json_with_finite_numbers(script, flags, own):
+    train(script, flags)
     head, *records = log_lines(flags["out"])
-    assert head["args"]["w_ent"] == 4 and head["train_videos"] == 80 and head["val_videos"] == 20
+    args = head["args"]
+    assert args["epochs"] == 2 and head["train_videos"] == 80 and head["val_videos"] == 20
     steps = [r for r in records if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, 21)) and len(records) == 22
     for record in steps:
-        assert {"epoch", "lr", "clips_per_second", "loss", "ce", "accuracy", "adv", "ent", "gp", "static_accuracy",
-                "gp_true_logit", "head_row_sum"} <= record.keys()
+        assert {"step", "epoch", "lr", "clips_per_second", "loss", "ce", "accuracy",
+                *own["logged"](args)} == record.keys()
         assert all(isinstance(v, int | float) and math.isfinite(v) for v in record.values())
-        total = record["ce"] + flags["w_adv"] * record["adv"] + 4 * record["ent"] + record["gp"]
-        assert record["loss"] == pytest.approx(total, rel=1e-4)                                         # Eq. (5)
-        assert record["adv"] < 0 and -math.log(8) - 1e-5 <= record["ent"] <= 0 <= record["gp"]
-    assert steps[0]["lr"] == pytest.approx(4e-3 * 8 / 64 * 0.2) and steps[-1]["lr"] < 1e-9  # after the step: the next
+        assert record["loss"] == pytest.approx(own["loss"](args, record), rel=1e-4)                     # Eq. (5)
+        assert all(low <= record[name] <= high for name, (low, high) in own["logged"](args).items())
+    assert steps[0]["lr"] == pytest.approx(own["lr"] * 0.2) and steps[-1]["lr"] < 1e-9      # after the step: the next
     assert [r["unreadable"] for r in records if "unreadable" in r] == [[], []]
 
 
-def test_training_learns(flags, world):
+def test_training_learns(script, flags, world):
     """From random weights, plain cross-entropy on a benchmark this small: the loss falls and it beats chance."""
-    result = train(Args(**flags | dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, epochs=12, val=flags["train"], log_every=10)))
+    result = train(script, flags | script.SHORT["baseline"], epochs=12, val=flags["train"], log_every=10,
+                   out=flags["out"])
     loss = [r["loss"] for r in log_lines(flags["out"]) if "loss" in r]
     assert loss[-1] < 0.8 * loss[0] and result["val/accuracy"] > 0.3
 
 
-def test_validation_list_and_held_out_share(flags, world):
-    data, held = albar.make_data(Args(**flags | dict(val="")))
-    assert len(data) == 64 and len(held) == 16 and not set(data.videos.paths) & set(held.videos.paths)       # App. B
-    assert albar.make_data(Args(**flags | dict(val="")))[1].videos.paths == held.videos.paths
-    assert albar.make_data(Args(**flags | dict(val="", seed=1)))[1].videos.paths != held.videos.paths
-    data, held = albar.make_data(Args(**flags))
-    assert len(data) == 80 and held.videos.paths == common.read_list(world / "val.txt").paths
+def test_validation_list_and_held_out_share(script, flags, world):
+    def data(**change):
+        return [some.videos for some in script.make_data(script.Args(**flags | change))[:2]]
+
+    kept, held = data(val="", val_share=0.2)
+    assert len(kept) == 64 and len(held) == 16 and not set(kept.paths) & set(held.paths)
+    assert data(val="", val_share=0.2)[1].paths == held.paths != data(val="", val_share=0.2, seed=1)[1].paths
+    kept, held = data()
+    assert len(kept) == 80 and held.paths == common.read_list(world / "val.txt").paths
 
 
-@pytest.mark.parametrize("static_frame, augment, workers", [("random", "stillmix", 2), ("first", "mixup", 0)])
-def test_same_seed_same_weights(flags, tmp_path, static_frame, augment, workers):
+@each("workers change", albar=[(2, dict(static_frame="random", augment="stillmix")),
+                               (0, dict(static_frame="first", augment="mixup"))],
+      sdn=[(2, {}), (0, dict(scene_labels="hard", optimizer="sgd", schedule="plateau", flip=0.5))])
+def test_same_seed_same_weights(script, flags, tmp_path, workers, change):
     """Whatever the number of loader processes, and another seed gives other weights."""
-    flags |= dict(static_frame=static_frame, augment=augment, epochs=1)
-    for name, change in (("a", {}), ("b", dict(workers=workers, cache=False)), ("c", dict(seed=1))):
-        train(Args(**flags | change | dict(out=str(tmp_path / name))))
+    flags |= dict(epochs=1) | change
+    for name, other in (("a", {}), ("b", dict(workers=workers, cache=False)), ("c", dict(seed=1))):
+        train(script, flags | other, out=str(tmp_path / name))
     assert equal(tmp_path / "a/last.pt", tmp_path / "b/last.pt")
     assert not equal(tmp_path / "a/last.pt", tmp_path / "c/last.pt")
 
 
-def test_accumulated_parts_give_the_whole_batchs_gradient(flags, tmp_path):
-    """One step, so that Adam's first moment is a tenth of the gradient."""
+def test_accumulated_parts_give_the_whole_batchs_gradient(script, flags, tmp_path):
+    """One step, too small to move the weights, so that Adam's first moment holds the gradients at the start."""
     for parts in (1, 2, 4):
-        train(Args(**flags | dict(batch_size=80, epochs=1, accumulate=parts, out=str(tmp_path / str(parts)))))
+        train(script, flags, batch_size=80, epochs=1, lr=1e-12, accumulate=parts, out=str(tmp_path / str(parts)))
     for parts in (2, 4):
         assert first_moments_agree(tmp_path / "1/last.pt", tmp_path / f"{parts}/last.pt")
 
@@ -123,36 +165,41 @@ def strike(monkeypatch, at, number=signal.SIGTERM):
             super().__call__(**record)
             if record["step"] == at and "loss" in record:
                 os.kill(os.getpid(), number)
-    monkeypatch.setattr(albar, "Log", Struck)
+    monkeypatch.setattr(common, "Log", Struck)
 
 
-@pytest.mark.parametrize("number, at, change", [
+PLATEAU = dict(schedule="plateau", patience=0, optimizer="sgd", head_epochs=1, epochs=3, accumulate=2, flip=0.5)
+
+
+@each("number at change", albar=[
     (signal.SIGTERM, 13, dict(accumulate=2, static_frame="random", augment="stillmix")), (signal.SIGINT, 7, {}),
-    (signal.SIGTERM, 10, {}), (signal.SIGINT, 19, {})])
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(flags, tmp_path, monkeypatch, number, at, change):
+    (signal.SIGTERM, 10, {}), (signal.SIGINT, 19, {})], sdn=[
+    (signal.SIGTERM, 13, PLATEAU), (signal.SIGINT, 20, PLATEAU), (signal.SIGTERM, 12, dict(head_epochs=1)),
+    (signal.SIGINT, 7, {})])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp_path, monkeypatch, number, at, change):
     flags |= change
-    train(Args(**flags | dict(out=str(tmp_path / "whole"))))
+    train(script, flags, out=str(tmp_path / "whole"))
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         strike(patch, at, number)
-        train(Args(**flags))
+        train(script, flags)
     last = tmp_path / "run/last.pt"
     assert stopped.value.code == 128 + number and load(last)["step"] in (at, at + 1)
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)             # handlers given back
-    result = train(Args(**flags | dict(resume=True)))
+    result = train(script, flags, resume=True)
     assert result["checkpoint"] == str(last) and equal(last, tmp_path / "whole/last.pt")
     assert equal(tmp_path / "run/best.pt", tmp_path / "whole/best.pt")
     logs = [[{k: v for k, v in r.items() if k != "clips_per_second"} for r in log_lines(tmp_path / name)
              if "args" not in r] for name in ("run", "whole")]
     assert logs[0] == logs[1]
-    train(Args(**flags | dict(resume=True)))                                            # a finished run stays as it is
+    train(script, flags, resume=True)                                                   # a finished run stays as it is
     assert equal(last, tmp_path / "whole/last.pt")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_with_loader_processes(flags, tmp_path, number):
+@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)])
+def test_a_signal_to_the_whole_group_with_loader_processes(script, flags, tmp_path, number):
     """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes too."""
     flags |= dict(epochs=30, workers=2, cache=False)
-    process, log = python("albar.py", *argv(flags)), Path(flags["out"]) / "log.jsonl"
+    process, log = Forked(command, f"{script.__name__}.py", argv(flags)), Path(flags["out"]) / "log.jsonl"
     until = time.time() + 60
     while time.time() < until and process.poll() is None and (not log.exists() or log.read_text().count("\n") < 15):
         time.sleep(0.005)
@@ -163,69 +210,73 @@ def test_a_signal_to_the_whole_group_with_loader_processes(flags, tmp_path, numb
     assert 10 < step < 300 and f"stopped at step {step}" in said and not list((tmp_path / "run").glob("*.part"))
     for name, change in (("run", dict(resume=True)), ("whole", {})):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-            strike(patch, 60 * math.ceil((step + 10) / 60))                             # no need to train all 30
-            train(Args(**flags | dict(workers=0, cache=True, out=str(tmp_path / name)) | change))
+            strike(patch, 10 * math.ceil((step + 5) / 10))                     # no need to train all 30
+            train(script, flags, **dict(workers=0, cache=True, out=str(tmp_path / name)) | change)
     assert equal(tmp_path / "run/last.pt", tmp_path / "whole/last.pt")
 
 
-KILL = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import torch, albar, common
-real, calls = torch.save, []
-def save(content, path):
-    calls.append(path)
-    real(content, path)
-    if content["epoch"] == 2:
-        with open(path, "r+b") as file:
-            file.truncate(1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-torch.save = save
-common.cli(albar.Args, albar.train, albar.TOY, albar.SHORT)
-"""
+def killed_while_saving(name, flags):
+    """A run that is killed when half of its checkpoint of epoch 2 is written."""
+    real = torch.save
+
+    def save(content, path):
+        real(content, path)
+        if content["epoch"] == 2:
+            os.truncate(path, 1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+    train(SCRIPTS[name], flags)
 
 
-def test_a_kill_in_the_middle_of_saving_leaves_the_last_good_checkpoint(flags, whole, tmp_path):
-    flags |= dict(epochs=2)
-    with ended(python("-c", KILL.format(root=str(ROOT)), *argv(flags))) as (_, error):
-        assert not error
+def test_a_kill_in_the_middle_of_saving_leaves_the_last_good_checkpoint(script, flags, whole, tmp_path):
+    with ended(process := Forked(killed_while_saving, script.__name__, flags)) as (_, error):
+        assert process.returncode == -signal.SIGKILL and not error
     assert list((tmp_path / "run").glob("*.part"))                                      # so it did stop half-way
     assert load(tmp_path / "run/last.pt")["epoch"] == 1
-    train(Args(**flags | dict(resume=True)))
+    train(script, flags, resume=True)
     assert equal(tmp_path / "run/last.pt", whole)
 
 
-def test_a_killed_overwrite_leaves_nothing_to_resume(flags, tmp_path, monkeypatch):
+def test_a_killed_overwrite_leaves_nothing_to_resume(script, flags, tmp_path, monkeypatch):
     """Else --resume would give the old run as the new one's result."""
-    train(Args(**flags))
-    monkeypatch.setattr(albar, "training_step", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    train(script, flags)
+    monkeypatch.setattr(script, "training_step", lambda *a: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
-        train(Args(**flags | dict(overwrite=True)))
+        train(script, flags, overwrite=True)
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob("*.pt"))
     with pytest.raises(UserError, match="no such file"):
-        train(Args(**flags | dict(resume=True)))
+        train(script, flags, resume=True)
 
 
 # ---- Several processes ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("change", [dict(batch_size=80, epochs=1), dict(batch_size=8, accumulate=2, epochs=1),
-                                    dict(batch_size=80, epochs=1, w_adv=0.0, w_ent=0.0)])   # no gradient of the bias
-def test_two_processes_train_what_one_trains(flags, tmp_path, change):
+ALL = dict(batch_size=80, epochs=1, lr=1e-12)                   # one step that moves nothing: the gradients themselves
+TEN = dict(batch_size=8, accumulate=2, epochs=1)
+
+
+@each("change torchrun", albar=[(ALL, False), (TEN, False), (ALL | dict(w_adv=0.0, w_ent=0.0), False)],  # no bias in it
+      sdn=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), True), (ALL | dict(scene_labels="none"), False),
+           (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12), False)])
+def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, change, torchrun):
     """The full loss through DistributedDataParallel: its averaged gradient, and the weights after ten steps."""
     flags |= change
-    train(Args(**flags))
-    flags["out"] = str(tmp_path / "two")
-    with ended(python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "albar.py", *argv(flags),
-                      OMP_NUM_THREADS=1)) as (said, error):
+    train(script, flags)
+    flags["out"], name = str(tmp_path / "two"), f"{script.__name__}.py"
+    processes = ([python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, name, *argv(flags))]
+                 if torchrun else two(command, name, argv(flags)))
+    with ended(*processes) as said:
+        said, error = said if torchrun else map("".join, zip(*said, strict=True))
         assert "Traceback" not in error and "2 x cpu" in said and said.count("epoch 1/1") == 1, error
-    one, two = tmp_path / "run/last.pt", tmp_path / "two/last.pt"
+        assert all(process.returncode == 0 for process in processes)
+    one, two_ = tmp_path / "run/last.pt", tmp_path / "two/last.pt"
     if change["batch_size"] == 80:
-        assert first_moments_agree(one, two)
+        assert first_moments_agree(one, two_)
     else:
-        a, b = load(one)["model"], load(two)["model"]
+        a, b = load(one)["model"], load(two_)["model"]
         assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4 < float((a["backbone.head.weight"]).abs().max())
-    figures = [[r for r in log_lines(p.parent) if "args" not in r] for p in (one, two)]
-    last = {"gp_true_logit", "head_row_sum"} if "accumulate" in change else set()            # of the last part alone
+    figures = [[r for r in log_lines(p.parent) if "args" not in r] for p in (one, two_)]
+    last = own["last_part"] if "accumulate" in change else set()
     for a, b in zip(*figures, strict=True):
         a, b = ({k: v for k, v in r.items() if k not in {"clips_per_second", *last} and not isinstance(v, list)}
                 for r in (a, b))
@@ -233,18 +284,18 @@ def test_two_processes_train_what_one_trains(flags, tmp_path, change):
     assert log_lines(tmp_path / "two")[0]["processes"] == 2
 
 
-def buffers_of_the_first(rank, meet):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+def buffers_of_the_first():
+    rank, *_ = common.start(0)
     norm = torch.nn.BatchNorm3d(2)
     norm.running_mean.fill_(rank + 1)
     common.broadcast(norm)
     assert (norm.running_mean == 1).all()
-    torch.distributed.destroy_process_group()
 
 
-def test_the_first_process_gives_its_batch_norm_statistics(tmp_path):
+def test_the_first_process_gives_its_batch_norm_statistics():
     """Else every process validates, and a resumed run starts with, statistics of its own."""
-    torch.multiprocessing.spawn(buffers_of_the_first, (tmp_path / "meet",), nprocs=2)
+    with ended(*(processes := two(buffers_of_the_first))) as said:
+        assert [process.returncode for process in processes] == [0, 0], said
 
 
 # ---- A loss that is not finite --------------------------------------------------------------------------------------
@@ -252,9 +303,9 @@ def finite(path):
     return all(v.isfinite().all() for v in load(path)["model"].values())
 
 
-def spoil(monkeypatch, at, also=lambda: None):
+def spoil(monkeypatch, script, at, also=lambda: None):
     """Cross-entropy is NaN from its call number `at` (from 0) on."""
-    calls, real = [], albar.cross_entropy
+    calls, real = [], script.cross_entropy
 
     def spoilt(z, target):
         calls.append(0)
@@ -262,70 +313,73 @@ def spoil(monkeypatch, at, also=lambda: None):
             also()
         return real(z, target) * (math.nan if len(calls) > at else 1)
 
-    monkeypatch.setattr(albar, "cross_entropy", spoilt)
+    monkeypatch.setattr(script, "cross_entropy", spoilt)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(flags, tmp_path, capsys, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(script, flags, tmp_path, capsys,
+                                                                           monkeypatch):
     flags |= dict(epochs=3, log_every=3)
-    spoil(monkeypatch, 13)
-    assert re.search("loss is not finite by step 1[45]", fails(capsys, argv(flags), flags["out"]))
+    spoil(monkeypatch, script, 13)
+    assert re.search("loss is not finite by step 1[45]", fails(capsys, argv(flags), flags["out"], script))
     last = tmp_path / "run/last.pt"
     assert load(last)["epoch"] == 1 and finite(last)
     assert all(math.isfinite(v) for r in log_lines(tmp_path / "run")[1:] for v in r.values() if isinstance(v, float))
 
 
-def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(flags, tmp_path, capsys, monkeypatch):
+def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(script, flags, tmp_path, capsys, monkeypatch):
     """It came between two lines of the log, so nobody has looked at the loss yet."""
     flags |= dict(epochs=3, log_every=1000)
-    spoil(monkeypatch, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert "not finite" in fails(capsys, argv(flags), flags["out"])
+    spoil(monkeypatch, script, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert "not finite" in fails(capsys, argv(flags), flags["out"], script)
     assert load(tmp_path / "run/last.pt")["epoch"] == 1 and finite(tmp_path / "run/last.pt")
 
 
 @pytest.mark.parametrize("change", [dict(lr=1e30), dict(lr=1e30, batch_size=80, warmup=0.0),
                                     dict(lr=2e37, batch_size=80, warmup=0.0, epochs=1)])
-def test_a_huge_learning_rate(flags, capsys, change):
+def test_a_huge_learning_rate(script, flags, capsys, change):
     """Also where the step that breaks the weights is an epoch's last, so that its own loss was still finite."""
-    assert "not finite" in fails(capsys, argv(flags | change), flags["out"])
+    assert "not finite" in fails(capsys, argv(flags | change), flags["out"], script)
     for name in ("last.pt", "best.pt"):
         assert not (Path(flags["out"]) / name).exists() or finite(Path(flags["out"]) / name)
     log_lines(flags["out"])
 
 
 # ---- Bad input ------------------------------------------------------------------------------------------------------
-def test_an_existing_run_is_not_overwritten(flags, capsys, tmp_path):
+def test_an_existing_run_is_not_overwritten(script, flags, own, capsys, tmp_path):
     flags |= dict(epochs=1)
-    train(Args(**flags))
-    before = (tmp_path / "run/last.pt").read_bytes()
-    assert "holds a run: --resume it, --overwrite it" in fails(capsys, argv(flags))
-    assert "made with other w_adv" in fails(capsys, [*argv(flags | dict(w_adv=0.5)), "--resume"])
-    assert "contradicts" in fails(capsys, [*argv(flags), "--resume", "--overwrite"])
-    listed = edited(flags, tmp_path, lambda lines: lines)
+    train(script, flags)
+    before, other = (tmp_path / "run/last.pt").read_bytes(), own["other"]
+    assert "holds a run: --resume it, --overwrite it" in fails(capsys, argv(flags), script=script)
+    assert f"made with other {[*other][0]}:" in fails(capsys, [*argv(flags | other), "--resume"], script=script)
+    assert "contradicts" in fails(capsys, [*argv(flags), "--resume", "--overwrite"], script=script)
+    listed = edited(flags, tmp_path)
     shutil.copy(tmp_path / "run/last.pt", tmp_path / "copy.pt")
-    train(Args(**listed | dict(overwrite=True)))                                        # the list's name is a flag
+    train(script, listed, overwrite=True)                                               # the list's name is a flag
     edited(flags, tmp_path, lambda lines: lines[::-1])
-    assert "made with other contents of the training list" in fails(capsys, [*argv(listed), "--resume"])
+    assert "made with other contents of the training list" in fails(capsys, [*argv(listed), "--resume"], script=script)
     (tmp_path / "copy.pt").replace(tmp_path / "run/last.pt")
     assert (tmp_path / "run/last.pt").read_bytes() == before
-    train(Args(**flags | dict(overwrite=True, seed=1)))
+    train(script, flags, overwrite=True, seed=1)
     assert (tmp_path / "run/last.pt").read_bytes() != before and log_lines(tmp_path / "run")[0]["args"]["seed"] == 1
-    train(Args(**flags | dict(resume=True, seed=1, workers=1, log_every=5)))                  # these may change
+    train(script, flags, resume=True, seed=1, workers=1, log_every=5)                         # these may change
 
 
-def edited(flags, tmp_path, edit, part="train"):
-    """Flags whose train (or val) list is the benchmark's after edit(lines), in tmp_path."""
-    listed = tmp_path / "edited.txt"
-    listed.write_text("".join(edit(Path(flags[part]).read_text().splitlines(True))))
-    shutil.copy(Path(flags[part]).with_name("classes.txt"), tmp_path)
-    return flags | {part: str(listed), "root": str(Path(flags[part]).parent)}
-
-
-def broken(tmp_path, n):
-    """Edit: the first n videos are files that are none."""
-    for i in range(n):
-        (tmp_path / f"broken{i}.mp4").write_bytes(b"not a video" * 100)
-    return lambda lines: [f"{tmp_path}/broken{i}.mp4 {line.split()[1]}\n" if i < n else line
-                          for i, line in enumerate(lines)]
+def edited(flags, tmp_path, edit=lambda lines: lines, part="train", broken=0):
+    """Flags whose train (or val) list is the benchmark's after edit(lines), in tmp_path, and the first videos of which
+    are files that are none."""
+    given, root = Path(flags[part]), tmp_path / "videos"
+    (tmp_path / "edited.txt").write_text("".join(edit(given.read_text().splitlines(True))))
+    shutil.copy(given.with_name("classes.txt"), tmp_path)
+    if broken:
+        (root / part).mkdir(parents=True)
+        other = {"train": "val", "val": "train"}[part]
+        (root / other).symlink_to(given.with_name(other))
+        for i, path in enumerate(given.read_text().split()[::2]):
+            if i < broken:
+                (root / path).write_bytes(b"not a video" * 100)
+            else:
+                (root / path).symlink_to(given.with_name(part) / Path(path).name)
+    return flags | {part: str(tmp_path / "edited.txt"), "root": str(root if broken else given.parent)}
 
 
 def gone(n):
@@ -343,12 +397,12 @@ BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
     "no val list": (lambda f, p: f | dict(val=str(p / "none.txt")), "none.txt: cannot read it"),
     "missing videos": (lambda f, p: edited(f, p, gone(3)), "3 of 80 videos do not exist, first .*gone/.*check --root"),
     "wrong root": (lambda f, p: f | dict(root=str(p)), f"80 of 80 videos do not exist.*{os.sep}.*check --root"),
-    "broken videos": (lambda f, p: edited(f, p, broken(p, 4)) | dict(max_bad=0.02),
-                      r"of 80 videos cannot be read \(--max-bad 0.02\): .*broken[0-3].mp4"),
-    "all videos broken": (lambda f, p: edited(f, p, broken(p, 80)), "cannot be read|cannot read .*broken.*.mp4"),
-    "all broken, loaders": (lambda f, p: edited(f, p, broken(p, 80)) | dict(workers=1),
-                            "cannot be read|cannot read .*broken.*.mp4"),
-    "all val broken": (lambda f, p: edited(f, p, broken(p, 20), "val"), "no validation video can be read"),
+    "broken videos": (lambda f, p: edited(f, p, broken=4) | dict(max_bad=0.02),
+                      r"of 80 videos cannot be read \(--max-bad 0.02\): train/000[0-4].mp4"),
+    "all videos broken": (lambda f, p: edited(f, p, broken=80), "cannot be read|cannot read .*train/.*.mp4"),
+    "all broken, loaders": (lambda f, p: edited(f, p, broken=80) | dict(workers=1),
+                            "cannot be read|cannot read .*train/.*.mp4"),
+    "all val broken": (lambda f, p: edited(f, p, part="val", broken=20), "no validation video can be read"),
     "model": (lambda f, p: f | dict(model="resnet50"), "--model resnet50: not one of tiny, .*swin3d_t"),
     "weights": (lambda f, p: f | dict(weights="KINETICS"), "--weights KINETICS: no such file"),
     "weights no file of weights": (lambda f, p: f | dict(weights=__file__), "test_train.py: not a file of weights"),
@@ -356,14 +410,13 @@ BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
     "share": (lambda f, p: f | dict(val="", val_share=0.0), "a share of 0.0 of 80 videos leaves none"),
     "batch size": (lambda f, p: f | dict(batch_size=81), "80 training videos are fewer than --batch-size 81"),
     "accumulate": (lambda f, p: f | dict(accumulate=3), "--batch-size 8 .*multiple of processes x --accumulate = 3"),
-    "negative weight": (lambda f, p: f | dict(w_adv=-1.0), "--w-adv -1.0: must be at least 0"),
+    "negative weight": (lambda f, p: f | dict(w_ent=-1.0), "--w-ent -1.0: must be at least 0"),
     "lr nan": (lambda f, p: f | dict(lr=math.nan), "--lr nan: must be at least 0"),
     "mean": (lambda f, p: f | dict(mean=(0.5,)), "--mean"),
     "std": (lambda f, p: f | dict(std=(0.0, 0.0, 0.0)), "--std|not finite"),
     "scale": (lambda f, p: f | dict(scale=(0.5,)), "--scale"),
     "probability": (lambda f, p: f | dict(flip=1.5), "--flip"),
     "amp": (lambda f, p: f | dict(amp="bf16"), "--amp bf16 is for CUDA"),
-    "one clip to mix": (lambda f, p: f | dict(augment="mixup", accumulate=8), "--augment mixes .* --batch-size"),
     "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d takes no clip of --frames"),
     "out is a file": (lambda f, p: f | dict(out=__file__), "test_train.py: File exists"),
     "resize": (lambda f, p: f | dict(size=32, resize=18), "--resize"),
@@ -372,10 +425,41 @@ BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_ends_with_one_line(name, flags, tmp_path, capsys):
-    wrong, message = BAD[name]
-    line = fails(capsys, argv(wrong(flags, tmp_path)))
+BAD_ALSO = {  # of one script
+    "albar": {"one clip to mix": (lambda f, p: f | dict(augment="mixup", accumulate=8),
+                                  "--augment mixes .* --batch-size")},
+    "sdn": {
+        "no scene labels": (lambda f, p: f | dict(scenes=()), "--scenes FILE, made by `python sdn.py scenes`, or "
+                                                              "--scene-labels none"),
+        "no boxes": (lambda f, p: f | dict(humans=()), "--humans FILE, made by `python sdn.py humans`, or --w-ent 0"),
+        "another number of scenes": (lambda f, p: f | dict(num_scenes=25), "24 categories, not --num-scenes 25"),
+        "videos without labels": (lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt")),
+                                  "scenes.npz: no labels of 20 of 20 videos, first conflfg/0000.mp4: .*--max-bad"),
+        "boxes of other videos": (lambda f, p: f | dict(humans=(text(p / "boxes.txt", "x.mp4 0 1 2 3 4"),)),
+                                  "boxes.txt: has boxes of no training video, first train/0000.mp4"),
+        "boxes malformed": (lambda f, p: f | dict(humans=(text(p / "boxes.txt", "x.mp4 0 1 2 3"),)), "boxes.txt:1: "),
+        "boxes that are labels": (lambda f, p: f | dict(humans=f["scenes"]), "scenes.npz: not a file that"),
+        "labels that are boxes": (lambda f, p: f | dict(scenes=f["humans"]), "humans.npz: not a file that"),
+        "clips for vgg16": (lambda f, p: f | dict(model="vgg16", size=32, resize=36), "--model vgg16 takes no clip of"),
+        "init of another script": (lambda f, p: f | dict(init=checkpoint(p, "albar")), "made by albar.py, not sdn.py"),
+        "init of another model": (lambda f, p: f | dict(init=checkpoint(p, "sdn")), "--init .*first.pt: another model"),
+        "init is missing": (lambda f, p: f | dict(init=str(p / "none.pt")), "none.pt: no such file")}}
+
+
+def text(path, line):
+    path.write_text(f"{line}\n")
+    return str(path)
+
+
+def checkpoint(folder, method):
+    torch.save(dict(method=method, args={}, classes=[], model={}, epoch=1, step=1), folder / "first.pt")
+    return str(folder / "first.pt")
+
+
+@each("name", **{script: [(name,) for name in (*BAD, *BAD_ALSO[script])] for script in SCRIPTS})
+def test_bad_input_ends_with_one_line(name, script, flags, tmp_path, capsys):
+    wrong, message = (BAD | BAD_ALSO[script.__name__])[name]
+    line = fails(capsys, argv(wrong(flags, tmp_path)), script=script)
     assert re.search(message, line), line
     run = tmp_path / "run"
     assert not run.exists() or {p.name for p in run.iterdir()} <= {"log.jsonl"}                     # no checkpoint
@@ -383,100 +467,157 @@ def test_bad_input_ends_with_one_line(name, flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("content, message", [
     ({"weights": 1}, "not a checkpoint of these scripts"),
-    ({"method": "sdn", "args": {}, "classes": [], "model": {}, "epoch": 0, "step": 0}, "by sdn.py, not albar.py")])
-def test_resume_from_something_else(flags, tmp_path, capsys, content, message):
+    ({"method": "other", "args": {}, "classes": [], "model": {}, "epoch": 0, "step": 0}, "made by other.py, not ")])
+def test_resume_from_something_else(script, flags, tmp_path, capsys, content, message):
     (tmp_path / "run").mkdir()
     torch.save(content, tmp_path / "run/last.pt")
     before = (tmp_path / "run/last.pt").read_bytes()
-    assert message in fails(capsys, [*argv(flags), "--resume"])
+    assert message in fails(capsys, [*argv(flags), "--resume"], script=script)
     assert (tmp_path / "run/last.pt").read_bytes() == before
 
 
-def test_baseline_with_a_weight_is_a_contradiction(flags, capsys):
-    del flags["w_adv"]
-    assert "--baseline contradicts --w-gp" in fails(capsys, [*argv(flags), "--baseline"])
-    for name in [name for name in flags if name.startswith("w_")]:
-        del flags[name]
-    common.cli(Args, lambda args: flags.update(got=args), albar.TOY, albar.SHORT, ["--baseline"])
-    assert (flags["got"].w_adv, flags["got"].w_ent, flags["got"].w_gp) == (0, 0, 0)
-    assert flags["got"].out == "runs/albar-baseline" and flags["got"].model == "tiny"
+@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)])
+def test_baseline_with_a_weight_is_a_contradiction(script, flags, capsys, own_flag):
+    short = script.SHORT["baseline"]
+    bare = {name: value for name, value in flags.items() if name not in short}
+    given = argv(bare | {own_flag: flags.get(own_flag, getattr(script.Args(), own_flag))})
+    assert f"--baseline contradicts --{own_flag.replace('_', '-')}" in fails(capsys, [*given, "--baseline"],
+                                                                             script=script)
+    got = []
+    common.cli(script.Args, got.append, script.TOY, script.SHORT, ["--baseline"])
+    assert {name: getattr(got[0], name) for name in short} == short and got[0].model == "tiny"
+    assert short["out"] == f"runs/{script.__name__}-baseline"
 
 
-@pytest.mark.parametrize("edit, max_bad", [(lambda p: broken(p, 2), 0.03), (lambda p: gone(2), 0.03)],
-                         ids=["broken", "missing"])
-def test_a_few_bad_videos_are_skipped_counted_and_named_in_the_log(flags, tmp_path, edit, max_bad):
-    flags = edited(flags, tmp_path, edit(tmp_path)) | dict(max_bad=max_bad)
-    train(Args(**flags))
+@pytest.mark.parametrize("how", [dict(broken=2), dict(edit=gone(2))], ids=["broken", "missing"])
+def test_a_few_bad_videos_are_skipped_counted_and_named_in_the_log(script, flags, tmp_path, how):
+    flags = edited(flags, tmp_path, **how) | dict(max_bad=0.03)
+    train(script, flags)
     log = json.dumps(log_lines(tmp_path / "run"))
     for line in Path(flags["train"]).read_text().splitlines()[:2]:
         assert line.split()[0] in log
 
 
-def test_unreadable_validation_videos_do_not_count_and_are_named(flags, tmp_path):
-    flags = edited(flags, tmp_path, broken(tmp_path, 3), "val")
-    assert train(Args(**flags))["val/videos"] == 17
-    assert "broken2.mp4" in (tmp_path / "run/log.jsonl").read_text()
+def test_unreadable_validation_videos_do_not_count_and_are_named(script, flags, tmp_path):
+    flags = edited(flags, tmp_path, part="val", broken=3)
+    assert train(script, flags)["val/videos"] == 17
+    unread = Path(flags["val"]).read_text().split()[:6:2]
+    assert [r["val/unreadable"] for r in log_lines(tmp_path / "run") if "val/unreadable" in r] == [unread] * 2
 
 
-def test_bad_input_on_the_real_command_line(flags, tmp_path):
-    flags = edited(flags, tmp_path, broken(tmp_path, 80)) | dict(workers=2)
-    with ended(python("albar.py", *argv(flags))) as (_, error):
-        assert len(error.strip().splitlines()) == 1 and error.startswith("error: ") and "broken" in error, error
+def test_bad_input_on_the_real_command_line(script, flags, tmp_path):
+    flags = edited(flags, tmp_path, broken=80) | dict(workers=2)
+    with ended(process := Forked(command, f"{script.__name__}.py", argv(flags))) as (_, error):
+        assert len(error.strip().splitlines()) == 1 and error.startswith("error: ") and "cannot" in error, error
+        assert process.returncode == 2
 
 
 # ---- The file -------------------------------------------------------------------------------------------------------
-def test_albar_and_common_alone_train_in_an_empty_folder(world, tmp_path):
-    """From nothing but the two files and the drawn benchmark: pretraining stage, ALBAR, and once more without it."""
-    for name in ("albar.py", "common.py"):
-        shutil.copy(ROOT / name, tmp_path)
+def test_a_script_and_common_alone_train_in_an_empty_folder(script, world, tmp_path):
+    """From nothing but the two files and the drawn benchmark: pretraining stage, the method, and once more without."""
+    name = script.__name__
+    for file in (f"{name}.py", "common.py"):
+        shutil.copy(ROOT / file, tmp_path)
     shutil.copytree(world, tmp_path / "data/toy0")
-    with ended(python("albar.py", "--epochs", 1, cwd=tmp_path)) as (said, error):
-        assert not error and "runs/albar: " in said and "weights-tiny.pt" in said, error
-    assert load(tmp_path / "data/toy0/weights-tiny.pt")["args"]["w_adv"] == 0
-    with ended(python("albar.py", "--epochs", 1, "--weights", "none", "--baseline", cwd=tmp_path)) as (said, error):
-        assert not error and "runs/albar-baseline: random weights" in said, error
-    assert load(tmp_path / "runs/albar/last.pt")["args"]["w_ent"] == 4
-    assert load(tmp_path / "runs/albar-baseline/last.pt")["args"]["train"] == ""
+    with ended(python(f"{name}.py", "--epochs", 1, cwd=tmp_path)) as (said, error):
+        assert not error and f"runs/{name}: " in said and "weights-tiny.pt" in said, error
+    with ended(Forked(command, f"{name}.py", ["--epochs", 1, "--weights", "none", "--baseline"],
+                      cwd=tmp_path)) as (said, error):
+        assert not error and f"runs/{name}-baseline: random weights" in said, error
+    for file, short in (("data/toy0/weights-tiny.pt", True), (f"runs/{name}/last.pt", False),
+                        (f"runs/{name}-baseline/last.pt", True)):
+        saved = load(tmp_path / file)["args"]
+        plain = {k: v for k, v in script.SHORT["baseline"].items() if k != "out"}
+        assert ({k: saved[k] for k in plain} == plain) == short and ("pretrain" in saved["train"]) == ("data" in file)
 
 
-def test_equation_map_is_the_functions_and_the_lines_of_use():
-    tree = ast.parse(SOURCE)
-    rows = re.findall(r"^  (Eq\. \(\d+\))  (\w+) ", ast.get_docstring(tree, clean=False), re.M)
-    assert [tag for tag, _ in rows] == [f"Eq. ({i})" for i in range(1, 6)]                      # every equation
-    functions = {f.name: ast.get_docstring(f) or "" for f in tree.body if isinstance(f, ast.FunctionDef)}
-    tagged = [(m.group(), name) for name, said in functions.items() if (m := re.match(r"Eq\. \(\d+\)", said))]
-    assert tagged == rows
-    calls = [n for f in tree.body if getattr(f, "name", "") == "training_step" for n in ast.walk(f)
+def test_pretraining_on_the_benchmark_gives_the_same_weights_from_any_script(world, tmp_path, monkeypatch):
+    """They share its file: who comes first trains it."""
+    found = {}
+    for name, script in SCRIPTS.items():
+        folder = tmp_path / name / "toy0"
+        folder.mkdir(parents=True)
+        for path in world.iterdir():
+            (folder / path.name).symlink_to(path)
+        monkeypatch.setattr(script, "PRETRAIN_EPOCHS", 2)
+        found[name] = load(script.pretrain(script.Args(**script.TOY | dict(data=str(folder.parent)))))
+        assert found[name]["epoch"] == 2 and found[name]["args"]["train"].endswith("pretrain.txt")
+    first, *others = found.values()
+    for other in others:
+        assert same(first["model"], other["model"]) and first["step"] == other["step"]
+
+
+def blocks(text):
+    """{NAME: block} between `# [same in all scripts: NAME]` and `# [end]`."""
+    found = re.findall(r"^# \[same in all scripts: (\w+)\]\n(.*?)^# \[end\]$", text, re.M | re.S)
+    assert len(found) == text.count("[same in all scripts") == text.count("# [end]") == len(dict(found))
+    return dict(found)
+
+
+def test_blocks_that_are_the_same_in_all_scripts():
+    found = {name: blocks(source(script)) for name, script in SCRIPTS.items()}
+    assert all("pretrain" in some for some in found.values())
+    for one in found.values():
+        for other in found.values():
+            assert all(one[name] == other[name] for name in one.keys() & other.keys())
+    assert blocks("# [same in all scripts: a]\nx = 1\n# [end]\n") == {"a": "x = 1\n"}
+
+
+def functions(module):
+    return {f.name: f for f in ast.parse(source(module)).body if isinstance(f, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
+    lines = source(script).splitlines()
+    rows = re.findall(r"^  (Eq\. \(\d+\))  ([\w.]+) ", ast.get_docstring(ast.parse(source(script)), clean=False), re.M)
+    assert [tag for tag, _ in rows] == [f"Eq. ({i})" for i in range(1, own["equations"] + 1)]       # every equation
+    here = [(tag, name) for tag, name in rows if not name.startswith("evaluate.")]
+    for tag, name in set(rows) - set(here):
+        assert ast.get_docstring(functions(evaluate)[name.removeprefix("evaluate.")]).startswith(tag)
+    docs = {name: ast.get_docstring(f) or "" for name, f in functions(script).items()}
+    assert [(m.group(), name) for name, said in docs.items() if (m := re.match(r"Eq\. \(\d+\)", said))] == here
+    calls = [n for n in ast.walk(functions(script)["training_step"])
              if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    assert {name for _, name in rows} <= {call.func.id for call in calls}
-    for tag, name in rows:                                           # `grep "Eq. (5)"`: the row, the function, the use
-        used = [SOURCE.splitlines()[call.lineno - 1] for call in calls if call.func.id == name]
+    assert {name for _, name in here} <= {call.func.id for call in calls}
+    for tag, name in here:                                           # `grep "Eq. (5)"`: the row, the function, the use
+        used = [lines[call.lineno - 1] for call in calls if call.func.id == name]
         assert any(tag in line.partition("#")[2] for line in used), f"no line that calls {name} says {tag}"
 
 
-def test_every_flag_is_read_and_shortcuts_are_flags():
-    read = {n.attr for n in ast.walk(ast.parse(SOURCE)) if isinstance(n, ast.Attribute)
+def flags_read(script, main):
+    """Names x of all args.x that are read in main and in what it reaches of the script and of common.py."""
+    known, left, seen = functions(common) | functions(script), [main], set()
+    while left:
+        if (name := left.pop()) in known and name not in seen:
+            seen.add(name)
+            left += [n.id for n in ast.walk(known[name]) if isinstance(n, ast.Name)]
+    return {n.attr for name in seen for n in ast.walk(known[name]) if isinstance(n, ast.Attribute)
             and isinstance(n.value, ast.Name) and n.value.id == "args" and isinstance(n.ctx, ast.Load)}
-    elsewhere = {"resume", "overwrite"}                                                         # common.open_run's
-    assert elsewhere <= set(re.findall(r"args\.(\w+)", Path(common.__file__).read_text()))
-    names = {f.name for f in fields(Args)}
-    assert names == (read | elsewhere) & names and read <= names
-    assert set(albar.TOY) <= names and set().union(*albar.SHORT.values()) <= names
-    assert not [n for n in ast.walk(ast.parse(SOURCE)) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
-                and isinstance(n.value, ast.Name) and n.value.id == "args"]                     # never changed
 
 
-def test_imports():
-    for source, allowed in ((SOURCE, {"torch", "torchvision", "tqdm", "common"}),
-                            (Path(common.__file__).read_text(), {"torch", "torchvision", "tqdm", "numpy", "av"})):
-        nodes = list(ast.walk(ast.parse(source)))
-        modules = [name.name for n in nodes if isinstance(n, ast.Import) for name in n.names]
-        modules += [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
-        assert {m.split(".")[0] for m in modules} <= allowed | sys.stdlib_module_names
+def test_every_flag_is_read_and_shortcuts_are_flags(script):
+    """Of each sub-command too."""
+    for Args, main in [(script.Args, script.train), *getattr(script, "STEPS", {}).values()]:
+        assert {f.name for f in fields(Args)} == flags_read(script, main.__name__), main.__name__
+    names = {f.name for f in fields(script.Args)}
+    assert set(script.TOY) <= names and set().union(*script.SHORT.values()) <= names
+    assert not [n for n in ast.walk(ast.parse(source(script))) if isinstance(n, ast.Attribute)
+                and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name) and n.value.id == "args"]
 
 
-def test_help_shows_the_papers_values(capsys):
+@pytest.mark.parametrize("module, more", [*((script, "common") for script in SCRIPTS.values()), (common, "av")],
+                         ids=lambda value: getattr(value, "__name__", value))
+def test_imports(module, more):
+    nodes = list(ast.walk(ast.parse(source(module))))
+    modules = [name.name for n in nodes if isinstance(n, ast.Import) for name in n.names]
+    modules += [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
+    allowed = {"torch", "torchvision", "tqdm", "numpy", more} | sys.stdlib_module_names
+    assert {m.split(".")[0] for m in modules} <= allowed
+    assert "*" not in [name.name for n in nodes if isinstance(n, ast.ImportFrom) for name in n.names]
+
+
+def test_help_shows_the_papers_values(script, own, capsys):
     with pytest.raises(SystemExit) as stopped:
-        common.cli(Args, train, albar.TOY, albar.SHORT, ["--help"])
+        common.cli(script.Args, script.train, script.TOY, script.SHORT, ["--help"])
     said = capsys.readouterr().out
-    assert stopped.value.code == 0 and "Eq. (5)" in said and re.search(r"--w-gp W_GP\s+weight of Eq. \(4\)", said)
+    assert stopped.value.code == 0 and "Eq. (5)" in said and re.search(own["help"], said)
