@@ -362,7 +362,8 @@ def read_list(path, root="", part="train", split=1, classes=None):
                      Path(root or (path.parent if path.is_file() else path)), kind, sha1(content).hexdigest())
 
 
-def _subset(videos, keep):
+def subset(videos, keep):
+    """The videos at these places of the list."""
     return replace(videos, paths=[videos.paths[i] for i in keep], labels=[videos.labels[i] for i in keep])
 
 
@@ -371,7 +372,7 @@ def split_list(videos, share, seed):
     order = np.random.default_rng([seed, len(videos)]).permutation(len(videos)).tolist()
     if not 0 < (n := round(share * len(videos))) < len(videos):
         raise UserError(f"a share of {share} of {len(videos)} videos leaves none to train on or to validate with")
-    return _subset(videos, sorted(order[n:])), _subset(videos, sorted(order[:n]))
+    return subset(videos, sorted(order[n:])), subset(videos, sorted(order[:n]))
 
 
 def existing(videos, max_bad):
@@ -381,7 +382,7 @@ def existing(videos, max_bad):
     if not there or len(gone) > max_bad * len(videos):
         raise UserError(f"{len(gone)} of {len(videos)} videos do not exist, first {videos.full(gone[0])}: "
                         f"check --root (now {videos.root}), or allow more with --max-bad")
-    return replace(_subset(videos, sorted(there)), missing=tuple(videos.paths[i] for i in gone))
+    return replace(subset(videos, sorted(there)), missing=tuple(videos.paths[i] for i in gone))
 
 
 # ---- Transforms and batches ----------------------------------------------------------------------------------------

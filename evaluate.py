@@ -186,7 +186,7 @@ def find_labels(run, args, test):
         p, _ = common.read_labels(files["scenes"], videos.paths)
         if len(keep := p.sum(1).nonzero()[:, 0].tolist()) < 2:
             raise UserError(f"--scenes: labels of {len(keep)} of the {len(videos)} videos of {files[name]}, too few")
-        found[name] = common._subset(videos, keep), p[keep], str(files[name])
+        found[name] = common.subset(videos, keep), p[keep], str(files[name])
         head = getattr(run.model, "scene_head", None)
         if head and len([*head.parameters()][-1]) != p.shape[1]:
             raise UserError(f"{run.path}: its scene head knows other scenes than the {p.shape[1]} of --scenes")
@@ -643,7 +643,7 @@ def scene_features(files, videos):
             parts = [common.load_arrays(file, "paths", kind) for file in files]
             break
     found = {path: row for part in parts for path, row in zip(part["paths"].tolist(), part[kind], strict=True)}
-    videos = common._subset(videos, [i for i, path in enumerate(videos.paths) if path in found])
+    videos = common.subset(videos, [i for i, path in enumerate(videos.paths) if path in found])
     if len({found[path].shape for path in videos.paths}) != 1:
         raise UserError(f"{', '.join(map(str, files))}: none of the list's videos, or {kind} of two networks")
     x = torch.from_numpy(np.stack([found[path] for path in videos.paths])).double()
@@ -670,7 +670,7 @@ def bias(args):
         else:                                                  # every second video of each action, in a random order
             order = np.random.default_rng([args.seed, len(videos)]).permutation(len(videos))
             order = order[np.argsort(np.array(videos.labels)[order], kind="stable")]
-            videos, others = common._subset(videos, order[::2]), common._subset(videos, order[1::2])
+            videos, others = common.subset(videos, order[::2]), common.subset(videos, order[1::2])
         (x, videos, kind), (x_test, others, _) = (scene_features(files, some) for some in (videos, others))
         x, x_test = standardise(x, x_test)
         w, b = linear_classifier(x, torch.tensor(videos.labels), k := len(videos.classes))
@@ -765,7 +765,7 @@ def cam(args):
     if {other.sha1 for other in others} - {videos.sha1}:
         raise UserError("the runs are of different embedded benchmarks: name the videos with --test")
     boxes, _ = find_labels(runs[0], options, videos)
-    videos = videos if boxes else common._subset(videos, range(len(videos))[:args.videos])
+    videos = videos if boxes else common.subset(videos, range(len(videos))[:args.videos])
     change = partial(with_boxes, boxes=boxes or common.Boxes(()))
     for run in runs:
         run.model.to("cuda" if torch.cuda.is_available() else "cpu")

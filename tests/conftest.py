@@ -42,7 +42,8 @@ def script():
 def flags(script, world, tmp_path):
     """Fields of Args for a short run of the script, 10 steps an epoch, in tmp_path/run."""
     own = {"albar": dict(w_gp=1.0),
-           "sdn": dict(scenes=(str(world / "scenes.npz"),), humans=(str(world / "humans.npz"),))}[script.__name__]
+           "sdn": dict(scenes=(str(world / "scenes.npz"),), humans=(str(world / "humans.npz"),), lam=0.5, w_ent=1.0,
+                       optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=1.0)}[script.__name__]
     small = dict(train=str(world / "train.txt"), val=str(world / "val.txt"), weights="none", epochs=2, batch_size=8)
     return script.TOY | small | own | dict(frames=4, size=16, resize=18, log_every=1, out=str(tmp_path / "run"))
 

@@ -143,14 +143,14 @@ class Fake(nn.Module):
     def __init__(self, args, classes):
         super().__init__()
         self.sees, self.head, self.scene_head = args.sees, nn.Linear(4, classes), None
-        if args.head:                                                     # its scene head takes scenes 2 and 3 for 0
+        if args.head:                                   # takes scenes 2 and 3 for 0; standardised features it would not
             self.scene_head = nn.Linear(4, 4)
-            self.scene_head.weight.data = torch.eye(4)[:, [0, 1, 0, 0]]
-            self.scene_head.bias.data = torch.zeros(4)
+            self.scene_head.weight.data = torch.diag(torch.tensor([0, 0.6, 0.4, 0.4]))
+            self.scene_head.bias.data = torch.tensor([0.5, 0, 0, 0])
 
     def forward(self, clip):                                                       # (N, 3, T, H, W)
         red, green, blue = (clip * 255).unbind(1)
-        level = green[:, :, 8, 8].amin(1) if self.sees == "actor" else blue[:, :, 0, 0].amin(1)
+        level = green[:, 0, 8, 8] if self.sees == "actor" else blue[:, 0, 0, 0]            # of the first frame
         label = ((level - 100) / 50).round().long()                                # 100, 150, 200; without an actor < 0
         known = nn.functional.one_hot(label.clamp_min(0), 3) * (label >= 0)[:, None]
         return 9.0 * known + 0 * self.head.weight.sum()
@@ -172,9 +172,11 @@ def bench(tmp_path, monkeypatch):
             frame[4:12, 4:12, 1] = 100 + 50 * action
             frame[:2, :2] = 60 * scene, 0, 100 + 50 * action
             Image.fromarray(frame).save(tmp_path / "v" / name / f"{t}.png")
-    (tmp_path / "list.txt").write_text("".join(f"v/{n} {a}\n" for n, a in zip(names, actions, strict=True)))
-    # the centre clip is frames 0 to 3: of v00 to v09 one has a box, of the others two or more
-    lines = [f"v/{n} {t} 4 4 12 12\n" for i, n in enumerate(names) for t in range(1 if i < 10 else 2 + i % 3)]
+    lines = [f"v/{n} {a}\n" for n, a in zip(names, actions, strict=True)]
+    for name, some in (("list", lines), ("train", lines[:20]), ("val", lines[10:])):
+        (tmp_path / f"{name}.txt").write_text("".join(some))
+    # the centre clip is frames 0 to 3: of v00 to v09 the last has a box, of the others the first two or more
+    lines = [f"v/{n} {t} 4 4 12 12\n" for i, n in enumerate(names) for t in ([3] if i < 10 else range(2 + i % 3))]
     (tmp_path / "boxes.txt").write_text("".join(lines))
     common.save_arrays(tmp_path / "scenes.npz", paths=np.array([f"v/{n}" for n in names]),
                        probabilities=np.eye(4, dtype=np.float16)[scenes] * 0.6 + np.float16(0.1),
@@ -187,10 +189,10 @@ def bench(tmp_path, monkeypatch):
         (tmp_path / "runs" / name).mkdir(parents=True)
         torch.save(saved, tmp_path / "runs" / name / "last.pt")
         return str(tmp_path / "runs" / name)
-    files = {name: str(tmp_path / name) for name in ("list.txt", "boxes.txt", "scenes.npz")}
-    return SimpleNamespace(path=tmp_path, save=save, list=files["list.txt"], actions=actions, scenes=scenes,
-                           humans=dict(humans=(files["boxes.txt"],)),
-                           probe=dict(scenes=(files["scenes.npz"],), train=files["list.txt"], val=files["list.txt"]))
+    return SimpleNamespace(path=tmp_path, save=save, list=str(tmp_path / "list.txt"), actions=actions, scenes=scenes,
+                           humans=dict(humans=(str(tmp_path / "boxes.txt"),)),
+                           probe=dict(scenes=(str(tmp_path / "scenes.npz"),), train=str(tmp_path / "train.txt"),
+                                      val=str(tmp_path / "val.txt")))
 
 
 def run(*runs, **flags):
@@ -211,8 +213,9 @@ def test_masked_clips_of_a_network_that_looks_at_the_box_and_one_that_does_not(b
     assert rows[0]["plus_minus"]["masked_entropy"] == pytest.approx(0, abs=1e-9)
     assert "38 of 48 test clips" in capsys.readouterr().out
     with np.load(bench.path / "runs/actor/evaluate.npz") as saved:
-        assert saved["masked/humans"].tolist() == [0.25] * 10 + [min(2 + i % 3, 4) / 4 for i in range(10, 48)]
-        assert saved["masked/logits"].shape == (48, 1, 3) and not np.ptp(saved["masked/logits"][10:], -1).any()
+        assert saved["masked/humans"].tolist() == [0.25] * 10 + [(2 + i % 3) / 4 for i in range(10, 48)]
+        equal = np.ptp(saved["masked/logits"], -1)[:, 0] == 0
+        assert equal.tolist() == [False] * 10 + [True] * 38           # the ten that take no part still show their actor
 
 
 def test_videos_are_read_once_for_clips_masks_and_shuffles(bench, monkeypatch):
@@ -225,23 +228,33 @@ def test_videos_are_read_once_for_clips_masks_and_shuffles(bench, monkeypatch):
 
 def test_scene_figures_of_known_features(bench, capsys):
     rows = run(bench.save("plain"), bench.save("sdn", head=True), test=bench.list, shuffles=0, **bench.probe)
+    val, right = bench.scenes[10:], (bench.scenes[10:] < 2).mean()
     assert [row["mean"]["scene_probe"] for row in rows] == [100, 100]
-    assert "adversary" not in rows[0]["mean"] and rows[1]["mean"]["adversary"] == 50
-    assert rows[1]["plus_minus"]["adversary"] == pytest.approx(100 * 0.5 / 48 ** 0.5, rel=0.1)
+    assert "adversary" not in rows[0]["mean"] and rows[1]["mean"]["adversary"] == pytest.approx(100 * right)
+    assert rows[1]["plus_minus"]["adversary"] == pytest.approx(100 * (right * (1 - right) / 38) ** 0.5, rel=0.1)
     assert not any("masked" in key for row in rows for key in row["mean"])                     # none without --humans
     about = rows[0]["probe"]
-    assert (about["videos"], about["scenes"]) == ([48, 48], 4)
-    assert [about[k] for k in ("chance", "most_frequent", "from_action")] == [25, 25, 25]
+    assert (about["videos"], about["scenes"], about["chance"]) == ([20, 38], 4, 25)
+    floors = evaluate.scene_floors(bench.actions[:20], bench.scenes[:20], bench.actions[10:], val)
+    assert [about["most_frequent"], about["from_action"]] == pytest.approx([100 * some for some in floors])
     out = capsys.readouterr().out
     head, _, plain, sdn = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
     assert [h.strip() for h in head] == ["run", "IID ↑", "scene probe ↓", "adversary"]
-    assert plain[3].strip() == "-" and sdn[3].strip() == "50.0 ±" + f"{rows[1]['plus_minus']['adversary']:.1f}"
+    assert plain[3].strip() == "-" and sdn[3].strip().startswith(f"{100 * right:.1f} ±")
     assert out.count("- scene probe, ") == 1 and "chance 25.0" in out
     report = json.loads((bench.path / "runs/sdn/evaluate.json").read_text())
-    assert report["row"]["probe"] == about and report["checkpoint"]["figures"]["adversary"] == 50
+    assert report["row"]["probe"] == about and report["checkpoint"]["figures"]["adversary"] == 100 * right
     with np.load(bench.path / "runs/sdn/evaluate.npz") as saved:
         assert (saved["scene_probe/logits"].argmax(1) == saved["val/scenes"]).all()
-        assert (saved["val/scenes"] == bench.scenes).all()
+        assert (saved["val/scenes"] == val).all()
+
+
+def test_probe_sees_the_centre_clip_however_many_are_tested(bench, monkeypatch):
+    clips, original = {}, evaluate.predict
+    monkeypatch.setattr(evaluate, "predict", lambda run, name, videos, orders, args, *more, **call: (
+        clips.setdefault(name, args.clips), original(run, name, videos, orders, args, *more, **call))[1])
+    run(bench.save("plain"), test=bench.list, shuffles=0, clips=3, **bench.probe)
+    assert clips == {"test": 3, "train": 1, "val": 1}
 
 
 def test_videos_without_labels_or_unreadable_take_no_part_in_the_probe(bench):
@@ -250,7 +263,7 @@ def test_videos_without_labels_or_unreadable_take_no_part_in_the_probe(bench):
     common.save_arrays(bench.path / "scenes.npz", **arrays)
     (bench.path / "v/v47").rename(bench.path / "gone")
     row, = run(bench.save("plain"), test=bench.list, shuffles=0, **bench.probe)
-    assert row["probe"]["videos"] == [44, 44] and row["probe"]["unreadable"] == [["v/v47"]] * 2
+    assert row["probe"]["videos"] == [17, 37] and row["probe"]["unreadable"] == [[], ["v/v47"]]
     assert row["mean"]["scene_probe"] == 100
 
 
@@ -340,6 +353,19 @@ def test_b_scene_of_an_unbiased_set_is_zero(tmp_path, capsys):
     file = scene_file(tmp_path, True, *sets)
     command("bias", "--scenes", file, "--train", tmp_path / "train.txt", "--test", tmp_path / "test.txt")
     assert re.match(r"-?0\.00 ±", cells(capsys.readouterr().out)[0]["B_scene"])
+
+
+def test_log_probabilities_where_there_are_no_features(tmp_path):
+    p = np.array([[0.25, 0.75, 0], [0.5, 0.25, 0.25]], np.float16)
+    for name, more in (("a", {}), ("b", dict(features=np.ones((2, 5))))):
+        common.save_arrays(tmp_path / f"{name}.npz", paths=np.array([f"{name}0", f"{name}1"]), probabilities=p, **more)
+    (tmp_path / "list.txt").write_text("a1 0\nelsewhere 1\nb0 1\na0 1\n")
+    listed = common.read_list(tmp_path / "list.txt")
+    x, videos, kind = evaluate.scene_features([tmp_path / "a.npz", tmp_path / "b.npz"], listed)
+    assert kind == "probabilities" and videos.paths == ["a1", "b0", "a0"] and videos.labels == [0, 1, 1]
+    assert torch.allclose(x, torch.tensor(np.maximum(p[[1, 0, 0]].astype(float), 6e-8)).log())
+    x, videos, kind = evaluate.scene_features([tmp_path / "b.npz"], listed)
+    assert kind == "features" and videos.paths == ["b0"] and x.tolist() == [[1.0] * 5]
 
 
 def test_b_scene_of_an_unbalanced_test_list_is_against_its_most_frequent_action(tmp_path, capsys):
@@ -435,6 +461,14 @@ def test_planted_map_is_exact():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(cam, want, strict=True))
 
 
+def test_maps_are_enlarged_linearly_in_time_and_space():
+    ramp = torch.tensor([0.0, 1])
+    for axis in range(3):
+        maps = ramp.view([1, 1, *(2 if i == axis else 1 for i in range(3))]).expand(1, 1, 2, 2, 2)
+        cam = evaluate.class_activation_map(maps, torch.ones(1, 1), torch.tensor([0]), (4, 4, 4))[0].movedim(axis, 0)
+        assert (cam == torch.tensor([0, 0.25, 0.75, 1])[:, None, None]).all()
+
+
 class Vgg(nn.Module):
     def __init__(self):
         super().__init__()
@@ -464,7 +498,7 @@ def test_share_inside_a_hand_made_box():
 
 def test_boxes_go_through_the_transform_with_the_frames():
     def boxes(path, at):
-        return [np.array([[2.5, -3, 6.2, 4]]), np.zeros((0, 4))]
+        return [np.array([[2.5, -3, 6.2, 3.1]]), np.zeros((0, 4))]
     frames = 255 * torch.randint(0, 2, (2, 8, 10, 3), dtype=torch.uint8)
     out, at, more = evaluate.with_boxes(frames, "v", np.array([[3, 4]]), boxes)
     assert out.shape == (4, 8, 10, 3) and at.tolist() == [[[3, 4]], [[3, 4]]] and torch.equal(out[:2], frames)
@@ -580,3 +614,8 @@ def test_maps_on_the_embedded_benchmark(world, tmp_path, monkeypatch, capsys):
     assert row["videos"] == 20 and 0 < row["inside"] < 100 and row["plus_minus"] > 0
     low, high = ((truth[..., k:k + 2] * 36 / 40 - 2).clip(0, 32) for k in (0, 2))  # to 36 pixels, the middle 32 of them
     assert row["area"] == pytest.approx(100 * ((high - low).prod(-1) / 32 ** 2).mean(), abs=0.01)
+    (tmp_path / "list.txt").write_text("gone 0\n" + "".join((world / "test.txt").read_text().splitlines(True)[:3]))
+    command("cam", tmp_path / "run", "--test", tmp_path / "list.txt", "--root", world, "--humans", world / "humans.npz",
+            "--out", tmp_path / "cam")
+    report = json.loads((tmp_path / "cam/cam.json").read_text())
+    assert report["table"][0]["videos"] == len(report["videos"]) == 3 and "read: gone" in capsys.readouterr().err

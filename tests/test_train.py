@@ -400,8 +400,6 @@ BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
     "broken videos": (lambda f, p: edited(f, p, broken=4) | dict(max_bad=0.02),
                       r"of 80 videos cannot be read \(--max-bad 0.02\): train/000[0-4].mp4"),
     "all videos broken": (lambda f, p: edited(f, p, broken=80), "cannot be read|cannot read .*train/.*.mp4"),
-    "all broken, loaders": (lambda f, p: edited(f, p, broken=80) | dict(workers=1),
-                            "cannot be read|cannot read .*train/.*.mp4"),
     "all val broken": (lambda f, p: edited(f, p, part="val", broken=20), "no validation video can be read"),
     "model": (lambda f, p: f | dict(model="resnet50"), "--model resnet50: not one of tiny, .*swin3d_t"),
     "weights": (lambda f, p: f | dict(weights="KINETICS"), "--weights KINETICS: no such file"),
@@ -539,7 +537,7 @@ def test_pretraining_on_the_benchmark_gives_the_same_weights_from_any_script(wor
         folder.mkdir(parents=True)
         for path in world.iterdir():
             (folder / path.name).symlink_to(path)
-        monkeypatch.setattr(script, "PRETRAIN_EPOCHS", 2)
+        monkeypatch.setattr(script, "PRETRAIN", script.PRETRAIN | dict(epochs=2))
         found[name] = load(script.pretrain(script.Args(**script.TOY | dict(data=str(folder.parent)))))
         assert found[name]["epoch"] == 2 and found[name]["args"]["train"].endswith("pretrain.txt")
     first, *others = found.values()
