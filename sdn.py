@@ -145,7 +145,7 @@ class HumansArgs(OfflineArgs):
 
 STEPS = {"scenes": (ScenesArgs, label_scenes), "humans": (HumansArgs, find_humans)}
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
-           epochs=12, warmup=1.0, batch_size=32, schedule="cosine", lr=0.05, workers=0, cache=True, num_scenes=24)
+           epochs=12, warmup=1.0, batch_size=32, schedule="cosine", lr=0.1, workers=0, cache=True, num_scenes=24)
 PRETRAIN = dict(epochs=15, optimizer="adamw", lr=2e-3, weight_decay=0.01)             # the same in all scripts
 SHORT = {"baseline": dict(scene_labels="none", w_ent=0.0, out="runs/sdn-baseline")}
 

@@ -607,7 +607,8 @@ class Evil:
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_weights_that_would_run_code_are_refused(save, tmp_path):
     save({"model": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="evil.pt: (its pickle asks for [a-z]+.system|not a file of weights)") as refused:
+    why = "evil.pt: (its pickle asks for [a-z]+.system|not a file of weights)"
+    with pytest.raises(UserError, match=why) as refused:
         load_weights(network(double=False), tmp_path / "evil.pt", "tiny", "head")
     assert not (tmp_path / "ran").exists() and "\n" not in str(refused.value)
 
