@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 from common import (Interrupt, Network, Order, Run, Tiny, UserError, Videos, arg, autocast, broadcast, centre_clip,
                     cli, deaf, existing, load_weights, no_sync, normalise, random_clip, read_list, running_statistics,
-                    seed_step, split_list, start, test_transform, total, toy, train_transform, try_clip)
+                    seed_step, split_list, start, test_transform, total, toy, train_transform, try_clip, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def validate(model, loader, args, device):
     loss, right, static_right, entropy = (value / n for value in sums)
     return {"val/loss": loss, "val/accuracy": right, "val/static_accuracy": static_right,
             "val/static_entropy": entropy, "val/chance": 1 / k, "val/videos": int(n),
-            "val/unreadable": [loader.dataset.dataset.videos.paths[i] for i in bad]}
+            "val/unreadable": [loader.dataset.dataset.videos.paths[i] for i in union(bad)]}
 
 
 # [same in all scripts: pretrain]
@@ -388,7 +388,7 @@ def train(args):
             if step == (epoch + 1) * steps:
                 figures = validate(net, val_loader, args, device)
                 run.check(step, [torch.tensor(figures["val/loss"])], bad)
-                unreadable = [train_set.videos.paths[i] for i in sorted(bad)]
+                unreadable = [train_set.videos.paths[i] for i in union(bad)]
                 run.log(step=step, epoch=epoch + 1, unreadable=unreadable, **figures)
                 run.print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
                           f"{figures['val/accuracy']:.1%}, of a still frame {figures['val/static_accuracy']:.1%} "

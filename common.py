@@ -17,6 +17,7 @@ import time
 import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from hashlib import sha1
 from pathlib import Path
@@ -478,7 +479,7 @@ class Order(torch.utils.data.Sampler):
 # ---- Labels that an offline step found ------------------------------------------------------------------------------
 def save_arrays(path, **arrays):
     """One compressed .npz, written under a temporary name, then renamed."""
-    with (part := Path(f"{path}.part")).open("wb") as file:
+    with (part := Path(f"{path}.part{os.getpid()}")).open("wb") as file:
         np.savez_compressed(file, **arrays)
     part.replace(path)
 
@@ -535,7 +536,8 @@ class Boxes:
                         box = [int(frame), *map(float, (x0, y0, x1, y1))]
                     except ValueError:
                         box = [-1]
-                    if not path or box[0] < 0 or not (box[1] <= box[3] and box[2] <= box[4]):
+                    sound = all(map(math.isfinite, box)) and box[0] >= 0 and box[1] <= box[3] and box[2] <= box[4]
+                    if not path or not sound:
                         raise UserError(f"{where}: expected `path frame x0 y0 x1 y1`: {line[:70]!r}")
                     found.setdefault(path[0], []).append(box)
                 paths, tables = list(found), [np.array(sorted(rows)) for rows in found.values()]
@@ -557,23 +559,27 @@ def mask_humans(frames, path, at, boxes):
     masked, found = frames.clone(), boxes(path, at.ravel())
     share = sum(len(some) > 0 for some in found) / len(found)
     for image, original, some in zip(masked, frames, found, strict=True):
+        colour = original.float().mean((0, 1)).round().to(torch.uint8) if len(some) else None
         for x0, y0, x1, y1 in some:
             y, x = (slice(max(0, math.floor(a)), max(0, math.ceil(b))) for a, b in ((y0, y1), (x0, x1)))
-            image[y, x] = original.float().mean((0, 1)).round().to(torch.uint8)
+            image[y, x] = colour
     return torch.cat([frames, masked]), np.stack([at, at]), {"humans": share}
 
 
-PART_SECONDS = 30                                 # of work that a kill may lose
+PART_SECONDS = 30                                 # of work that a kill may lose, besides the videos that are begun
 
 
 def sweep(out, videos, made, rows, finish):
     """Label many videos offline, resumable: what is done lies in OUT.parts/ until all is, then in OUT, an .npz.
 
     rows(list of indices into videos) yields (index, (r, c) array, or None where the video cannot be read), in any
-    order; each of torchrun's processes does its share. finish(paths, [array]) -> the arrays of OUT, beside `unreadable`
-    (paths) and `made` (how, as JSON). UserError where OUT exists, or where OUT.parts/ was begun with another `made`."""
+    order, and (None, None) where it may be stopped; each of torchrun's processes does its share. finish(paths, [array])
+    -> the arrays of OUT, beside `unreadable` (paths) and `made` (how, as JSON). UserError where OUT exists, or where
+    OUT.parts/ was begun with another `made`."""
     rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     made, folder, paths = json.dumps(made), Path(f"{out}.parts"), list(dict.fromkeys(videos.paths))
+    if not out.endswith(".npz"):
+        raise UserError(f"--out {out}: must end in .npz")
     if Path(out).exists():
         raise UserError(f"{out} exists: remove it, or name another file with --out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -607,8 +613,9 @@ def sweep(out, videos, made, rows, finish):
                unit="video", disable=None if rank == 0 else True)
     with Interrupt() as stop:
         for index, piece in rows(left):
-            some[videos.paths[index]] = piece
-            bar.update(world)
+            if index is not None:
+                some[videos.paths[index]] = piece
+                bar.update(world)
             if time.time() - since > PART_SECONDS or stop.signal:
                 save()
                 since = time.time()
@@ -658,7 +665,7 @@ def labeller(args, module, **how):
     known = torchvision.models.list_models(module, exclude="mnasnet*")                        # which load no plain dict
     if args.model not in known:
         raise UserError(f"--model {args.model}: not one of {', '.join(known)}")
-    device, file = start(0)[2], Path(args.weights)
+    device, file = start(0, timedelta(days=7))[2], Path(args.weights)          # some processes have the longer videos
     amp = autocast(device, args.amp)
     seed_step(0, 0)                                                                # random weights: the same everywhere
     model = torchvision.models.get_model(args.model, weights=None, **how)
@@ -757,10 +764,12 @@ class Chunks(torch.utils.data.IterableDataset):
         me = torch.utils.data.get_worker_info()
         for index in self.left[me.id::me.num_workers] if me else self.left:
             try:
-                numbers = range(0, num_frames(path := self.videos.full(index)), self.every)
+                numbers = list(range(0, num_frames(path := self.videos.full(index)), self.every))
                 for at in range(0, len(numbers), self.size):
-                    some = list(numbers[at:at + self.size])
-                    yield index, some, read_clip(path, some), some[-1] == numbers[-1]
+                    if at % (8 * self.size) == 0:                # AVI are decoded from their beginning: not for each
+                        frames = read_clip(path, numbers[at:at + 8 * self.size]).split(self.size)
+                    some = numbers[at:at + self.size]
+                    yield index, some, frames[at // self.size % 8], some[-1] == numbers[-1]
             except UserError:
                 yield index, [], torch.zeros(0), True
 
@@ -793,6 +802,7 @@ def find_humans(args):
                 table.append(row[(labels == 1) & (scores >= args.score)].numpy())                   # 1 is COCO's person
             if last:
                 yield index, np.concatenate(found.pop(index)) if numbers else None
+            yield None, None
 
     def finish(paths, found):
         table = np.concatenate(found)
@@ -994,11 +1004,22 @@ def _toy_labels(folder, seed):
     save_arrays(folder / "scenes.npz", paths=np.array(paths), categories=np.array([f"scene{i}" for i in range(SCENES)]),
                 probabilities=np.concatenate(probabilities).astype(np.float16), made=np.array(json.dumps(made)),
                 unreadable=np.array([], str))
-    boxes, paths = [truth[f"{split}/boxes"] for split in SPLITS], sum(names.values(), [])
-    save_arrays(folder / "humans.npz", paths=np.array(paths), counts=np.full(len(paths), LENGTH), every=np.array(1),
-                frames=np.tile(np.arange(LENGTH), len(paths)), boxes=np.concatenate(boxes).reshape(-1, 4),
-                scores=np.ones(len(paths) * LENGTH, np.float16), made=np.array(json.dumps(dict(made="the truth"))),
-                unreadable=np.array([], str))
+    counts, table = [], []
+    for split in SPLITS:            # an actor across the border of the torus has a box on either side, not one as wide
+        masks = np.unpackbits(truth[f"{split}/masks"], 1).reshape(-1, LENGTH, SIDE, SIDE)
+        spans = [[_runs(line) for line in masks.any(axis).reshape(-1, SIDE)] for axis in (2, 3)]     # of columns, rows
+        rows = [[(x0, y0, x1, y1) for y0, y1 in ys for x0, x1 in xs] for xs, ys in zip(*spans, strict=True)]
+        counts, table = counts + [len(row) for row in rows], table + rows
+    counts, paths = np.array(counts).reshape(-1, LENGTH), sum(names.values(), [])
+    frames = np.repeat(np.tile(np.arange(LENGTH), len(paths)), counts.ravel())
+    save_arrays(folder / "humans.npz", paths=np.array(paths), counts=counts.sum(1), every=np.array(1), frames=frames,
+                boxes=np.array([box for row in table for box in row]), scores=np.ones(len(frames), np.float16),
+                made=np.array(json.dumps(dict(made="the truth"))), unreadable=np.array([], str))
+
+
+def _runs(line):
+    """[(first, end)] of the runs of ones in a line."""
+    return np.flatnonzero(np.diff(line.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
 
 
 def toy(seed=0, root="data", share=1.0):
@@ -1069,15 +1090,17 @@ class Network(nn.Module):
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
-def start(seed):
-    """Seed everything and join torchrun's processes, where it started this one. -> rank, world size, device"""
+def start(seed, patience=timedelta(minutes=30)):
+    """Seed everything and join torchrun's processes, where it started this one. -> rank, world size, device
+
+    patience: how long one may wait for another before all give up."""
     rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     seed_step(seed, 0, rank)
     return rank, world, device
 
@@ -1100,6 +1123,14 @@ def total(*values):
     sums = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
     return sums.tolist()
+
+
+def union(items):
+    """What is in any process's set of whole numbers, sorted."""
+    sets = [None] * dist.get_world_size() if dist.is_initialized() else [items]
+    if dist.is_initialized():
+        dist.all_gather_object(sets, set(items))
+    return sorted(set().union(*sets))
 
 
 def broadcast(model):

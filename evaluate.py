@@ -119,6 +119,8 @@ class Run:
         """Equal for seeds of one configuration at the same point of training (the step, or best.pt)."""
         stage = "best" if self.path.name == "best.pt" else self.done
         kept = {k: v for k, v in sorted(self.args.items()) if k not in NOT_CONFIG}
+        of_seed = re.compile(r"[-_.]?(seed|s)?\d+/")            # each seed may start from its own first stage
+        kept |= {k: of_seed.sub("/", kept[k]) for k in ("init", "weights") if k in kept}
         return repr((self.method, stage, self.classes, self.list_sha1, kept))
 
 
@@ -187,6 +189,8 @@ def find_labels(run, args, test):
         if len(keep := p.sum(1).nonzero()[:, 0].tolist()) < 2:
             raise UserError(f"--scenes: labels of {len(keep)} of the {len(videos)} videos of {files[name]}, too few")
         found[name] = common.subset(videos, keep), p[keep], str(files[name])
+        if name == "val" and (both := {*found["train"][0].paths} & {*videos.paths}):
+            raise UserError(f"--val: {len(both)} of its videos are in --train too, first {min(both)}")
         head = getattr(run.model, "scene_head", None)
         if head and len([*head.parameters()][-1]) != p.shape[1]:
             raise UserError(f"{run.path}: its scene head knows other scenes than the {p.shape[1]} of --scenes")
@@ -667,6 +671,8 @@ def bias(args):
         videos = common.read_list(train, part="train", split=args.split)
         if test:
             others = common.read_list(test, part="test", split=args.split, classes=videos.classes)
+            if both := {*videos.paths} & {*others.paths}:
+                raise UserError(f"--test: {len(both)} of its videos are in --train too, first {min(both)}")
         else:                                                  # every second video of each action, in a random order
             order = np.random.default_rng([args.seed, len(videos)]).permutation(len(videos))
             order = order[np.argsort(np.array(videos.labels)[order], kind="stable")]

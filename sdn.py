@@ -15,7 +15,7 @@ Equation map                                         (grep "Eq. (4)": this row, 
 
 Commands
   python sdn.py                                                    embedded benchmark (drawn once); --baseline: plain
-  python sdn.py --scene-labels none, --scene-labels hard, --w-ent 0             rows of Tables 4 and 5
+  Table 4: --baseline, --scene-labels hard --w-ent 0, --w-ent 0. Table 5: --baseline, --scene-labels none, --w-ent 0, -
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar --categories CATEGORIES
   python sdn.py humans train.txt val.txt --root videos
   python sdn.py --train train.txt --val val.txt --root videos --scenes scenes.npz --humans humans.npz
@@ -61,7 +61,7 @@ from common import (Boxes, Interrupt, Network, OfflineArgs, Order, Run, Tiny, Us
                     broadcast, centre_clip, cli, deaf, existing, find_humans, label_scenes, load_checkpoint,
                     load_weights, mask_humans, no_sync, normalise, random_clip, read_labels, read_list,
                     running_statistics, seed_step, split_list, start, test_transform, total, toy, train_transform,
-                    try_clip)
+                    try_clip, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -109,7 +109,6 @@ class Args:
     warmup: float = arg(0.0, "epochs of linear warm-up of the cosine schedule", low=0)
     accumulate: int = arg(1, "parts in which a batch goes through the network", low=1)
     amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))
-    channels_last: bool = arg(False, "weights and clips in channels_last_3d")
     compile: bool = arg(False, "torch.compile")
     workers: int = arg(4, "loader processes of each training process", low=0)
     cache: bool = arg(False, "keep decoded videos in memory; for small ones")
@@ -146,7 +145,7 @@ class HumansArgs(OfflineArgs):
 STEPS = {"scenes": (ScenesArgs, label_scenes), "humans": (HumansArgs, find_humans)}
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
            epochs=12, warmup=1.0, batch_size=32, schedule="cosine", lr=0.1, workers=0, cache=True, num_scenes=24)
-PRETRAIN = dict(epochs=15, optimizer="adamw", lr=2e-3, weight_decay=0.01)             # the same in all scripts
+PRETRAIN = dict(epochs=15, val_share=0.2, optimizer="adamw", lr=2e-3, weight_decay=0.01)   # the same in all scripts
 SHORT = {"baseline": dict(scene_labels="none", w_ent=0.0, out="runs/sdn-baseline")}
 
 
@@ -160,17 +159,22 @@ def make_data(args):
     else:
         val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
         val_list = existing(val_list, args.max_bad)
-    if args.resize < args.size:
-        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    for wrong, why in ((args.resize < args.size, f"--resize {args.resize} is less than --size {args.size}: test clips "
+                                                 "would have black borders"),
+                       (args.head_epochs >= args.epochs, "--head-epochs of all --epochs: the backbone would not train"),
+                       (args.warmup and args.schedule == "plateau", "--warmup is of --schedule cosine")):
+        if wrong:
+            raise UserError(why)
     labels, change = [None, None], None
     if args.scene_labels != "none":
-        labels = [scene_labels(args, v, world) for v in (train_list, val_list)]
+        labels = scene_labels(args, train_list.paths + val_list.paths, world).split([len(train_list), len(val_list)])
     if args.w_ent:
         if not (files := args.humans or (() if args.train else (world / "humans.npz",))):
             raise UserError("Eq. (6) needs human boxes: --humans FILE, made by `python sdn.py humans`, or --w-ent 0")
         boxes = Boxes(files)
-        if not any(path in boxes.videos for path in train_list.paths):
-            raise UserError(f"{files[0]}: has boxes of no training video, first {train_list.paths[0]}")
+        gone = [path for path in train_list.paths if path not in boxes.videos]      # text names those with humans alone
+        if len(gone) > len(train_list) * (args.max_bad if all(str(f).endswith(".npz") for f in files) else 0.999):
+            raise UserError(f"{files[0]}: not on {len(gone)} of {len(train_list)} training videos, first {gone[0]}")
         change = partial(mask_humans, boxes=boxes)
     clip = dict(frames=args.frames, stride=args.stride)
     return (Videos(train_list, partial(random_clip, **clip), train_transform(args.size, args.scale, args.flip),
@@ -179,15 +183,17 @@ def make_data(args):
                    args.seed, args.cache), *labels)
 
 
-def scene_labels(args, videos, world):
-    """(n, M) soft pseudo labels of a list, or with --scene-labels hard the one-hot of their greatest."""
+def scene_labels(args, paths, world):
+    """(n, M) soft pseudo labels of videos, or with --scene-labels hard the one-hot of their greatest."""
     if not (files := args.scenes or (() if args.train else (world / "scenes.npz",))):
         raise UserError("Eq. (3) needs scene labels: --scenes FILE, made by `python sdn.py scenes`, or --scene-labels "
                         "none")
-    p, names = read_labels(files, videos.paths, args.max_bad)
+    p, names = read_labels(files, paths, args.max_bad)
     if len(names) != args.num_scenes:
         raise UserError(f"{files[0]} has {len(names)} categories, not --num-scenes {args.num_scenes}: give the same")
-    return F.one_hot(p.argmax(1), len(names)) * p.any(1, keepdim=True) if args.scene_labels == "hard" else p
+    if args.scene_labels == "soft":
+        return p
+    return torch.zeros_like(p).scatter_(1, p.argmax(1, keepdim=True), p.any(1, keepdim=True).float())
 
 
 # ---- Model --------------------------------------------------------------------------------------------------------
@@ -270,7 +276,7 @@ def build_model(args, num_classes):
 def torchvision_key(key):
     """A key of Hara et al.'s checkpoints, or of the official SDN's, in torchvision's names."""
     key = re.sub(r"^(conv|bn)1\.", lambda m: f"stem.{int(m[1] == 'bn')}.", key)
-    return re.sub(r"\.(conv|bn)([12])\.", lambda m: f".conv{m[2]}.{int(m[1] == 'bn')}.", key)
+    return re.sub(r"\.(conv|bn)([12])\.(?!\d)", lambda m: f".conv{m[2]}.{int(m[1] == 'bn')}.", key)
 
 
 # ---- Losses: z (N, K) action logits, s (N, M) scene logits; each is the mean over the batch -------------------------
@@ -318,9 +324,10 @@ def training_step(model, batch, args, masked=False):
         with running_statistics(model, args.masked_bn == "eval"), autocast(clip.device, args.amp):
             z, *s = model(clip[keep], scenes=True) if scenes else (model(clip[keep]),)
         l_ent = human_mask_confusion(z.float(), weight)                                                 # Eq. (4)
-        logs = {"ent": l_ent, "masked_accuracy": (weight * (z.argmax(1) == label[keep])).mean()}
+        logs = {"ent": l_ent, "masked_accuracy": (weight * (z.argmax(1) == label[keep])).mean(),
+                "masked_share": (batch["weight"] > 0).float().mean()}
         loss = confusion_objective(l_ent, args.w_ent)                                                   # Eq. (6)
-        return loss + sum(0 * t.sum() for t in s), logs     # the scene head has no part in it, but DDP waits for it too
+        return loss + sum(0 * t.float().sum() for t in s), logs       # the scene head has no part, but DDP waits for it
     with autocast(clip.device, args.amp):
         z, *s = model(clip, scenes=True) if scenes else (model(clip),)
     l_ce, l_adv = cross_entropy(z.float(), label), 0.0                                                  # Eq. (2)
@@ -356,16 +363,18 @@ def validate(model, loader, labels, args, device):
     if not n:
         raise UserError("no validation video can be read: check --val and --root")
     figures = {"val/loss": loss / n, "val/accuracy": right / n, "val/chance": 1 / k, "val/videos": int(n),
-               "val/unreadable": [loader.dataset.dataset.videos.paths[i] for i in bad]}
+               "val/unreadable": [loader.dataset.dataset.videos.paths[i] for i in union(bad)]}
     if labelled:
         figures["val/scene_accuracy"] = scene_right / labelled                 # of the adversary, which may only lag
     return figures
 
 
-def first_weights(net, args):
+def first_weights(net, args, classes):
     """Load what --init or --weights name. -> what was done, in words"""
     if args.init:
         saved = load_checkpoint(args.init, "sdn")
+        if saved["classes"] != classes or args.weights not in ("none", TOY["weights"]):
+            raise UserError(f"--init {args.init}: of other classes, or --weights beside it: give one of the two")
         try:
             net.load_state_dict(saved["model"])
         except RuntimeError as error:
@@ -394,7 +403,7 @@ def pretrain(args):
 
 
 def learning_rate(step, steps, warmup):
-    """Factor of the learning rate: linear warm-up, then cosine to 0 (Sec. 4.3), in optimiser steps."""
+    """Factor of the learning rate: linear warm-up, then cosine to 0 (the paper: plateau), in optimiser steps."""
     if step < warmup:
         return min(1.0, (step + 1) / warmup)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -410,10 +419,8 @@ def train(args):
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), world)), args.batch_size, **how)
     net = try_clip(build_model(args, len(train_set.videos.classes)), args)
     run = Run("sdn", args, train_set, val_set, "runs/sdn")
-    note = run.note or first_weights(net, args)
-    layout = dict(memory_format=torch.channels_last_3d if args.channels_last else torch.contiguous_format)
-    net = net.to(device, **layout)
-    model = DistributedDataParallel(net) if world > 1 else net
+    note = run.note or first_weights(net, args, train_set.videos.classes)
+    model = DistributedDataParallel(net.to(device)) if world > 1 else net.to(device)
     model = torch.compile(model) if args.compile else model
     scene = list(net.scene_head.parameters()) if net.scene_head else []                                # theta_S
     head = list(net.head.parameters())                                                                 # theta_A
@@ -432,7 +439,7 @@ def train(args):
 
     def half(batch, masked, humans):                              # what half an iteration sees of (a part of) a batch
         clip = batch["clip"][:, int(masked)] if args.w_ent else batch["clip"]
-        clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std).contiguous(**layout)
+        clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std)
         more = dict(label=batch["label"]) | (dict(scene=labels[batch["video"]]) if labels is not None else {})
         more |= dict(weight=(batch["humans"] >= 0.5) * args.batch_size / humans) if masked else {}
         return dict(clip=clip) | {name: value.to(device, non_blocking=True) for name, value in more.items()}
@@ -442,14 +449,16 @@ def train(args):
             order.epoch, order.skip, recent, bad, since = epoch, step - epoch * steps, [], set(), time.time()
             bar = tqdm(desc=f"epoch {epoch + 1}/{args.epochs}", total=steps, initial=order.skip, unit="step",
                        leave=False, disable=None if rank == 0 else True)
-            batches, warm = iter(loader), epoch < args.head_epochs
-            for group in optimizer.param_groups if args.head_epochs and epoch <= args.head_epochs else ():
-                group["lr"] = args.head_lr if warm else group["base"]
+            batches, warm, masks = iter(loader), epoch < args.head_epochs, 0
+            changes = args.head_epochs and epoch in (0, args.head_epochs) and not order.skip
+            for group in optimizer.param_groups if changes else ():
+                group["lr"] = args.head_lr if warm else group["base"] * (factor(0) if args.schedule == "cosine" else 1)
             for _ in range(order.skip, steps):
                 parts = [next(batches) for _ in range(args.accumulate)]
                 bad |= {i for batch in parts for i in batch["index"][batch["bad"] > 0].tolist()}
                 humans = sum((batch["humans"] >= 0.5).sum() for batch in parts) if args.w_ent and not warm else 0
                 humans, stopped = total(humans, stop.signal)
+                masks += humans
                 for masked in (False, True) if humans else (False,):            # Sec. 3.4: alternate Eq. (5), Eq. (6)
                     for part, batch in enumerate(parts):
                         seed_step(args.seed, 2 * (step * args.accumulate + part) + masked, rank)
@@ -479,11 +488,14 @@ def train(args):
                     break
             bar.close()
             if step == (epoch + 1) * steps:
+                if args.w_ent and not (warm or masks or order.skip):
+                    raise UserError("--humans: no clip of an epoch has boxes in half of its frames, so Eq. (6) has "
+                                    "none; boxes from text hold on their own frames alone")
                 figures = validate(net, val_loader, val_labels, args, device)
                 run.check(step, [torch.tensor(figures["val/loss"])], bad)
                 if args.schedule == "plateau" and not warm:
                     scheduler.step(figures["val/loss"])
-                unreadable = [train_set.videos.paths[i] for i in sorted(bad)]
+                unreadable = [train_set.videos.paths[i] for i in union(bad)]
                 run.log(step=step, epoch=epoch + 1, unreadable=unreadable, **figures)
                 more = {"adversary": "val/scene_accuracy", "entropy of masked clips": "ent"}
                 run.print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "

@@ -556,15 +556,21 @@ def test_clip_and_masked_clip_share_crop_and_flip_and_differ_inside_the_boxes_al
 def test_which_clip_each_half_sees(flags, monkeypatch):
     """Eq. (5) the clip, Eq. (6) the masked one, of the same videos; none of them is masked without Eq. (6)."""
     flags |= dict(epochs=1, batch_size=80)
-    seen = {}
+    seen, validated = {}, []
 
     def spy(model, data, args, masked=False, real=sdn.training_step):
         seen[masked] = data
         return real(model, data, args, masked)
 
+    def look(model, loader, labels, *more, real=sdn.validate):
+        validated.append(labels)
+        return real(model, loader, labels, *more)
+
     monkeypatch.setattr(sdn, "training_step", spy)
+    monkeypatch.setattr(sdn, "validate", look)
     sdn.train(Args(**flags))
-    data, _, labels, _ = sdn.make_data(args := Args(**flags))
+    data, _, labels, val_labels = sdn.make_data(args := Args(**flags))
+    assert torch.equal(validated[0], val_labels)
     order = next(iter(common.Order(80, 80, 0)))
     for masked, one in seen.items():
         clips = torch.stack([data[i]["clip"][int(masked)] for i in order])
@@ -573,6 +579,37 @@ def test_which_clip_each_half_sees(flags, monkeypatch):
     assert torch.equal(seen[False]["scene"], labels[order]) and not torch.equal(seen[False]["clip"], seen[True]["clip"])
     plain = sdn.make_data(Args(**flags | dict(w_ent=0.0)))[0]
     assert torch.equal(plain[order[0]]["clip"], data[order[0]]["clip"][0])
+
+
+def with_broken(world, folder, *broken):
+    """A root with the videos of train and val, these excepted."""
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+        for path in (world / split).iterdir():
+            if (name := f"{split}/{path.name}") in broken:
+                (folder / name).write_bytes(b"no video")
+            else:
+                (folder / name).symlink_to(path)
+    return str(folder)
+
+
+def test_what_replaces_an_unreadable_video_brings_its_own_label_and_boxes(flags, world, tmp_path, monkeypatch):
+    root = with_broken(world, tmp_path, "train/0003.mp4", "train/0004.mp4")
+    humans = write_boxes(tmp_path / "boxes.txt", world, lambda i, f: i in (3, 4, 6, 50))
+    flags |= dict(root=root, max_bad=0.1, humans=humans, epochs=1, batch_size=80)
+    seen = []
+
+    def spy(model, data, args, masked=False, real=sdn.training_step):
+        seen.append(data)
+        return real(model, data, args, masked)
+
+    monkeypatch.setattr(sdn, "training_step", spy)
+    sdn.train(Args(**flags))
+    data, _, labels, _ = sdn.make_data(Args(**flags))
+    shown = [{3: 5, 4: 5}.get(i, i) for i in next(iter(common.Order(80, 80, 0)))]
+    assert torch.equal(seen[0]["scene"], labels[shown])
+    assert seen[0]["label"].tolist() == [data.videos.labels[i] for i in shown]
+    assert seen[1]["weight"].tolist() == [40.0 * (i in (6, 50)) for i in shown]
 
 
 # ---- Scene labels ---------------------------------------------------------------------------------------------------
@@ -613,21 +650,19 @@ def test_validation_figures_against_brute_force(flags, world, tmp_path):
         common.save_arrays(tmp_path / "some.npz", categories=file["categories"], paths=file["paths"][keep],
                            probabilities=file["probabilities"][keep])
     lines = (world / "val.txt").read_text().splitlines()
-    (tmp_path / "val/").mkdir()
-    for line in lines:
-        (tmp_path / line.split()[0]).symlink_to(world / line.split()[0])
-    (tmp_path / "val/0005.mp4").unlink()
-    (tmp_path / "val/0005.mp4").write_bytes(b"no video")
-    (tmp_path / "train").symlink_to(world / "train")
-    args = Args(**flags | dict(scenes=(str(tmp_path / "some.npz"),), root=str(tmp_path), max_bad=0.1))
+    root = with_broken(world, tmp_path, "val/0005.mp4")
+    args = Args(**flags | dict(scenes=(str(tmp_path / "some.npz"),), root=root, max_bad=0.1))
     torch.manual_seed(0)
     _, val, _, labels = sdn.make_data(args)
-    net = SDN(Tiny(8), 8, 24, 0.5)
+    net = SDN(small_resnet(), 8, 24, 0.5)
     with torch.no_grad():
+        net(torch.randn(4, 3, 4, 16, 16) * 3)                                         # running statistics of something
         for p in net.parameters():
             p.mul_(3)                                                                 # so that guesses differ
     loader = DataLoader(Subset(val, range(20)), 6)
     figures = sdn.validate(net, loader, labels, args, torch.device("cpu"))
+    assert net.training
+    net.eval()
     loss = right = scene_right = 0
     with torch.no_grad():
         for i in range(20):
@@ -643,6 +678,10 @@ def test_validation_figures_against_brute_force(flags, world, tmp_path):
             scene_right += i != 3 and int(s.argmax()) == int(labels[i].argmax())
     assert figures == {"val/loss": pytest.approx(loss, rel=1e-5), "val/accuracy": right / 19, "val/chance": 1 / 8,
                        "val/videos": 19, "val/unreadable": ["val/0005.mp4"], "val/scene_accuracy": scene_right / 18}
+    with torch.no_grad():
+        net.scene_head[-1].bias[0] += 1e9                                             # names scene 0, always
+    always = sdn.validate(net, loader, labels, args, torch.device("cpu"))["val/scene_accuracy"]
+    assert always == sum(int(labels[i].argmax()) == 0 for i in range(20) if i not in (3, 5)) / 18
     plain = sdn.validate(SDN(net.backbone, 8, 0, 0.5), loader, None, args, torch.device("cpu"))
     assert "val/scene_accuracy" not in plain and plain["val/videos"] == 19
 
