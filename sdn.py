@@ -18,7 +18,6 @@ Commands
   Table 4: --baseline, --scene-labels hard --w-ent 0, --w-ent 0. Table 5: --baseline, --scene-labels none, --w-ent 0, -
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar --categories CATEGORIES
   python sdn.py humans train.txt val.txt --root videos
-  python sdn.py --train train.txt --val val.txt --root videos --scenes scenes.npz --humans humans.npz
   torchrun --nproc-per-node 8 sdn.py --train train.txt --root videos --scenes scenes.npz --humans humans.npz
 
 DEVIATION from the paper and its code
@@ -34,9 +33,11 @@ SILENT in the paper
   S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos), where half of the frames or
       more have a box; a clip without humans has no part in it.
   S4  batch norm: masked clips use the running statistics and leave them alone (--masked-bn train: official code).
-  S5  start: random weights (official code: an unnamed checkpoint; --weights, --init). Those of Hara et al. 2018 and of
-      the official code expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392. Crops: at random, sides from
-      a half (Hara et al.: corners and centre).
+  S5  start: random weights (official code: an unnamed checkpoint). Crops at random, sides from a half (Hara et al.:
+      corners). Their weights of 2018 and SDN's expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392.
+FOUND on embedded worlds drawn with other seeds (--data-seed 1 and 2), one thing changed at a time: FOUND1
+      FOUND2
+      FOUND3
 """
 
 import math
@@ -159,12 +160,10 @@ def make_data(args):
     else:
         val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
         val_list = existing(val_list, args.max_bad)
-    for wrong, why in ((args.resize < args.size, f"--resize {args.resize} is less than --size {args.size}: test clips "
-                                                 "would have black borders"),
-                       (args.head_epochs >= args.epochs, "--head-epochs of all --epochs: the backbone would not train"),
-                       (args.warmup and args.schedule == "plateau", "--warmup is of --schedule cosine")):
-        if wrong:
-            raise UserError(why)
+    if args.resize < args.size:
+        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    if args.head_epochs >= args.epochs or (args.warmup and args.schedule == "plateau"):
+        raise UserError("--head-epochs must be fewer than --epochs, and --warmup is of --schedule cosine")
     labels, change = [None, None], None
     if args.scene_labels != "none":
         labels = scene_labels(args, train_list.paths + val_list.paths, world).split([len(train_list), len(val_list)])
@@ -245,23 +244,14 @@ class ShortcutA(nn.Module):
         return F.pad(x[:, :, ::2, ::2, ::2], (0, 0, 0, 0, 0, 0, 0, x.shape[1]))
 
 
-class Vgg16(torchvision.models.VGG):
-    """torchvision's vgg16 of clips of one frame. G(x) is fc7, the last hidden layer (Sec. 4.2)."""
-
-    def __init__(self):
-        super().__init__(torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
-
-    def forward(self, clip):
-        return super().forward(clip.squeeze(2))
-
-
 def build_model(args, num_classes):
     """-> SDN of args.model, from random weights; its .scene_head is None with --scene-labels none."""
     names = torchvision.models.list_models(torchvision.models.video)
     if args.model == "tiny":
         backbone = Tiny(num_classes)
-    elif args.model == "vgg16":
-        backbone = Vgg16()
+    elif args.model == "vgg16":                       # of clips of one frame; G(x), the input of the head, is fc7
+        backbone = torchvision.models.vgg16()
+        backbone.register_forward_pre_hook(lambda module, clip: clip[0].squeeze(2))
     elif args.model == "r3d_18_hara":
         backbone = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [2, 2, 2, 2], Stem)
         for block in (backbone.layer2[0], backbone.layer3[0], backbone.layer4[0]) if args.shortcut == "A" else ():
@@ -333,8 +323,7 @@ def training_step(model, batch, args, masked=False):
     l_ce, l_adv = cross_entropy(z.float(), label), 0.0                                                  # Eq. (2)
     logs = {"ce": l_ce, "accuracy": (z.argmax(1) == label).float().mean()}
     if scenes:
-        p = batch["scene"]
-        l_adv = scene_adversarial(s[0].float(), p)                                                      # Eq. (3)
+        l_adv = scene_adversarial(s[0].float(), p := batch["scene"])                                    # Eq. (3)
         right = (s[0].argmax(1) == p.argmax(1)) & p.any(1)
         logs |= {"adv": l_adv, "scene_accuracy": right.sum() / p.any(1).sum().clamp(1)}
     loss = debiasing_objective(l_ce, l_adv)                                                             # Eq. (5)
@@ -380,9 +369,8 @@ def first_weights(net, args, classes):
         except RuntimeError as error:
             raise UserError(f"--init {args.init}: another model, {' '.join(str(error).split())[:200]}") from None
         return f"all of {args.init}, epoch {saved['epoch']}"
-    hara = dict(rename=torchvision_key, drop="place_mlp|hm_mlp") if args.model == "r3d_18_hara" else {}
     return load_weights(net, pretrain(args) if args.weights == "pretrain" else args.weights, args.model, net.head_name,
-                        **hara)
+                        torchvision_key if args.model == "r3d_18_hara" else None, drop="place_mlp|hm_mlp")
 
 
 # [same in all scripts: pretrain]
@@ -423,9 +411,8 @@ def train(args):
     model = DistributedDataParallel(net.to(device)) if world > 1 else net.to(device)
     model = torch.compile(model) if args.compile else model
     scene = list(net.scene_head.parameters()) if net.scene_head else []                                # theta_S
-    head = list(net.head.parameters())                                                                 # theta_A
-    body = [p for p in net.parameters() if not any(p is q for q in scene + head)]                      # theta_f
-    groups = ((body + head, args.lr), (scene, args.lr * args.scene_lr))
+    body = [p for name, p in net.backbone.named_parameters() if not name.startswith(f"{net.head_name}.")]      # theta_f
+    groups = ((body + list(net.head.parameters()), args.lr), (scene, args.lr * args.scene_lr))
     groups = [dict(params=p, lr=lr, base=lr) for p, lr in groups if p]
     optimizer = (torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay) if args.optimizer == "sgd" else
                  torch.optim.AdamW(groups, args.lr, (0.9, 0.999), weight_decay=args.weight_decay))
@@ -497,10 +484,8 @@ def train(args):
                     scheduler.step(figures["val/loss"])
                 unreadable = [train_set.videos.paths[i] for i in union(bad)]
                 run.log(step=step, epoch=epoch + 1, unreadable=unreadable, **figures)
-                more = {"adversary": "val/scene_accuracy", "entropy of masked clips": "ent"}
                 run.print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
-                          f"{figures['val/accuracy']:.1%} (chance {figures['val/chance']:.1%})"
-                          + "".join(f", {k} {(figures | logs)[v]:.2f}" for k, v in more.items() if v in figures | logs))
+                          f"{figures['val/accuracy']:.1%} (chance {figures['val/chance']:.1%})")
                 if figures["val/accuracy"] > best["val/accuracy"]:                       # IID validation alone
                     best = {"epoch": epoch + 1} | figures
                     run.save("best.pt", step, epoch + 1, best, figures)
