@@ -24,7 +24,7 @@ import sdn
 from common import UserError, Videos, load_weights
 from sdn import SDN, Args, Reverse, Tiny
 
-K, M = 5, 7
+K, M, ACTIONS = 5, 7, list(common.ACTIONS)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ class Steps:
 def test_the_scene_head_moves_in_one_half_only_of_each_iteration(flags, monkeypatch, optimizer, accumulate):
     """Although it has momentum and weight decay."""
     flags |= dict(epochs=1, optimizer=optimizer, lr=1e-2, weight_decay=0.1, accumulate=accumulate, scene_lr=3.0,
-                  schedule="plateau")
+                  schedule="plateau", warmup=0.0)
     with Steps(monkeypatch) as steps:
         sdn.train(Args(**flags))
     assert steps.moved == ["fAS", "fA"] * 10
@@ -324,7 +324,7 @@ def test_the_scene_head_moves_in_one_half_only_of_each_iteration(flags, monkeypa
     assert steps.lr == [{"f": {1e-2}, "A": {1e-2}, "S": {3.0 * 1e-2}}] * 20
 
 
-@pytest.mark.parametrize("change", [dict(schedule="plateau"), dict(schedule="cosine", warmup=1.0)])
+@pytest.mark.parametrize("change", [dict(schedule="plateau", warmup=0.0), dict(schedule="cosine", warmup=1.0)])
 def test_the_first_epochs_train_the_heads_alone(flags, monkeypatch, change):
     """At a learning rate of their own; then the schedule begins."""
     flags |= dict(epochs=3, head_epochs=1, head_lr=0.02, optimizer="sgd", lr=1e-2, weight_decay=0.1, scene_lr=2.0)
@@ -354,7 +354,7 @@ def backbone(checkpoint):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_baseline_is_a_plain_loop_and_so_is_lambda_0_bit_for_bit(flags, tmp_path, optimizer):
-    flags |= dict(epochs=2, optimizer=optimizer, schedule="plateau", lr=1e-2, weight_decay=0.1)
+    flags |= dict(epochs=2, optimizer=optimizer, schedule="plateau", warmup=0.0, lr=1e-2, weight_decay=0.1)
     plain = sdn.SHORT["baseline"] | dict(out=str(tmp_path / "plain"))
     found = [backbone(sdn.train(Args(**flags | change))["checkpoint"]) for change in (plain, dict(lam=0.0, w_ent=0.0))]
     args = Args(**flags | plain)
@@ -405,6 +405,7 @@ def test_logged_figures():
         assert logs[name].item() == pytest.approx(value.item(), rel=1e-5)
     data["weight"] = torch.tensor([0, 2.0] * 4)
     loss, logs = sdn.training_step(net, data, Args(w_ent=3.0), masked=True)
+    assert float(logs["masked_share"]) == 0.5
     assert logs["ent"].item() == pytest.approx(slow_entropy(z[1::2]).mean().item(), rel=1e-5)
     assert loss.item() == pytest.approx(-3 * logs["ent"].item(), rel=1e-5)
     assert float(logs["masked_accuracy"]) == pytest.approx((z.argmax(1) == data["label"])[1::2].float().mean().item())
@@ -479,10 +480,19 @@ def test_a_batch_without_humans_has_the_step_of_equation_5_alone(flags, world, t
     assert all(0 <= r["ent"] <= math.log(8) + 1e-5 for r in records if "ent" in r)
 
 
+def test_an_epoch_without_any_human_is_an_error(flags, world, tmp_path):
+    """Eq. (6) would be silently without a clip: each eighth frame has a box, of each second frame four are seen."""
+    flags |= dict(humans=write_boxes(tmp_path / "boxes.txt", world, lambda i, f: f % 8 == 0))
+    with pytest.raises(UserError, match=r"--humans: no clip of an epoch has boxes in half of its frames, so Eq. \(6\)"):
+        sdn.train(Args(**flags))
+    assert not list(tmp_path.glob("run/*.pt"))
+    sdn.train(Args(**flags | dict(epochs=1, w_ent=0.0, overwrite=True)))
+
+
 def test_uneven_shares_of_humans_in_parts_and_on_two_processes(flags, world, tmp_path):
     """The mean is over the clips with humans of the whole batch, whoever has them, also if one has none, or nobody."""
     flags |= dict(humans=write_boxes(tmp_path / "boxes.txt", world, lambda i, f: i % 80 in range(6)), optimizer="sgd",
-                  lr=0.05, schedule="plateau", w_ent=5.0, epochs=1)
+                  lr=0.05, schedule="plateau", warmup=0.0, w_ent=5.0, epochs=1)
     counts = [[sum(i < 6 for i in some[part::2]) for part in range(2)] for some in common.Order(80, 8, 0)]
     assert {tuple(map(bool, some)) for some in counts} >= {(True, False), (False, False)}
     one = backbone(sdn.train(Args(**flags))["checkpoint"])
@@ -524,16 +534,17 @@ def test_clip_and_masked_clip_share_crop_and_flip_and_differ_inside_the_boxes_al
     """The same crop of a picture of the boxes, from the benchmark's ground truth, says where they may differ."""
     args = Args(**flags | dict(size=32, resize=36, frames=8, flip=0.5, scale=(0.3, 0.8)))
     data = sdn.make_data(args)[0]
-    truth, inside, read = np.load(world / "truth.npz")["train/boxes"], 0, {}
+    truth, inside, read = np.unpackbits(np.load(world / "truth.npz")["train/masks"], 1), 0, {}
+    truth = truth.reshape(80, common.LENGTH, common.SIDE, common.SIDE)
 
     def change(frames, path, at):
         both, shown, more = data.change(frames, path, at)
         picture = torch.zeros_like(frames)
         for image, t in zip(picture, at, strict=True):
-            x0, y0, x1, y1 = truth[data.videos.paths.index(path), t]
+            actor = truth[data.videos.paths.index(path), t]
             for y in range(common.SIDE):
                 for x in range(common.SIDE):
-                    if y0 < y + 1 and y < y1 and x0 < x + 1 and x < x1:                 # the box touches this pixel
+                    if actor[y].any() and actor[:, x].any():       # its box; on either side where it crosses the border
                         image[y, x] = 255
         read["mean"] = frames.double().mean((1, 2)).round()                                             # (T, 3)
         return torch.cat([both, picture]), np.concatenate([shown, at[None]]), more
@@ -631,7 +642,7 @@ def test_labels_of_the_lists_soft_and_hard(flags, world, tmp_path):
                 assert hard.tolist() == [float(m == int(table[path].argmax())) for m in range(24)]
             else:
                 assert not row.any() and not hard.any()
-    with pytest.raises(UserError, match="no labels of 1 of 80 videos, first train/0007.mp4.*--max-bad"):
+    with pytest.raises(UserError, match="no labels of 2 of 100 videos, first train/0007.mp4.*--max-bad"):
         sdn.make_data(Args(**flags | dict(max_bad=0.01)))
 
 
@@ -690,7 +701,8 @@ def test_validation_figures_against_brute_force(flags, world, tmp_path):
 def test_plateau_divides_the_learning_rate_by_ten_after_patience_epochs(flags, monkeypatch):
     losses = iter([2.0, 1.5, 1.5, 1.6, 1.7, 1.4, 1.45, 1.45, 1.45, 1.3])
     monkeypatch.setattr(sdn, "validate", lambda *a: {"val/loss": next(losses), "val/accuracy": 0.5, "val/chance": 0.1})
-    flags |= dict(schedule="plateau", patience=2, lr=0.01, scene_lr=3.0, epochs=10, batch_size=80, optimizer="sgd")
+    flags |= dict(schedule="plateau", warmup=0.0, patience=2, lr=0.01, scene_lr=3.0, epochs=10, batch_size=80,
+                  optimizer="sgd")
     result = sdn.train(Args(**flags))
     rates = [r["lr"] for r in log_lines(flags["out"]) if "ce" in r]
     assert rates == pytest.approx([0.01] * 5 + [0.001] * 4 + [0.0001])             # three in a row were not lower
@@ -806,7 +818,7 @@ def hara(file, num_classes=400, **change):
     """-> our network with these weights, what was said"""
     args = Args(**dict(scene_labels="none", weights=str(file)) | change)
     net = sdn.build_model(args, num_classes).eval()
-    return net, sdn.first_weights(net, args)
+    return net, sdn.first_weights(net, args, ACTIONS)
 
 
 @pytest.mark.parametrize("shortcut", "AB")
@@ -839,6 +851,16 @@ def test_official_checkpoint_s_own_heads_are_left_out_and_said(released, tmp_pat
                tmp_path / "other.pth")
     with pytest.raises(UserError, match="1 keys do not fit the model: (module.)?other_mlp.weight"):
         hara(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("shortcut", "AB")
+def test_hara_s_network_goes_back_into_itself(shortcut, tmp_path):
+    """Its names are ours already: nothing is renamed."""
+    net = sdn.build_model(Args(shortcut=shortcut, num_scenes=M), 8)
+    torch.save(dict(method="sdn", model=net.state_dict()), tmp_path / "ours.pt")
+    again, said = hara(tmp_path / "ours.pt", 8, shortcut=shortcut)
+    assert "left out scene_head" in said and "new head" not in said
+    assert same(dict(again.backbone.state_dict()), dict(net.backbone.state_dict()))
 
 
 def test_weights_of_the_other_shortcut_are_refused_by_their_keys(released):
@@ -903,7 +925,7 @@ def test_weights_go_to_albar_without_the_scene_head_and_back(trained, tmp_path):
     for file, said in ((tmp_path / "albar.pt", "albar.pt"), (trained, "left out scene_head")):
         back = sdn.build_model(args := Args(model="tiny", weights=str(file), num_scenes=M), 8)
         new = copy.deepcopy(back.scene_head.state_dict())
-        assert said in sdn.first_weights(back, args)
+        assert said in sdn.first_weights(back, args, ACTIONS)
         assert same({k: v for k, v in back.state_dict().items() if "backbone" in k}, saved)
         assert same(back.scene_head.state_dict(), new)
 
@@ -918,14 +940,17 @@ def test_albar_trains_from_a_run_of_sdn(trained, flags, tmp_path):
 def test_init_takes_everything(trained, flags, tmp_path):
     saved = load(trained)["model"]
     net = sdn.build_model(args := Args(**flags | dict(init=trained)), 8)
-    assert sdn.first_weights(net, args) == f"all of {trained}, epoch 1" and same(dict(net.state_dict()), dict(saved))
-    sdn.train(Args(**flags | dict(init=trained, weights="no such file", epochs=1, lr=0.0, weight_decay=0.0,
-                                  out=str(tmp_path / "second"))))
+    assert sdn.first_weights(net, args, ACTIONS) == f"all of {trained}, epoch 1"
+    assert same(dict(net.state_dict()), dict(saved))
+    sdn.train(Args(**flags | dict(init=trained, epochs=1, lr=0.0, weight_decay=0.0, out=str(tmp_path / "second"))))
     assert same(load(tmp_path / "second/last.pt")["model"], saved)
-    for change, classes in ((dict(num_scenes=23), 8), ({}, 7), (dict(scene_labels="none"), 8)):
-        with pytest.raises(UserError, match="--init .*last.pt: another model, .*") as error:
+    for change, classes, message in ((dict(num_scenes=23), ACTIONS, "another model, .*size mismatch"),
+                                     (dict(scene_labels="none"), ACTIONS, "another model, .*scene_head"),
+                                     ({}, ACTIONS[1:], "other classes"), ({}, ACTIONS[::-1], "other classes"),
+                                     (dict(weights="some.pt"), ACTIONS, "give one of the two")):
+        with pytest.raises(UserError, match=f"--init .*last.pt: .*{message}") as error:
             args = Args(**flags | dict(init=trained) | change)
-            sdn.first_weights(sdn.build_model(args, classes), args)
+            sdn.first_weights(sdn.build_model(args, len(classes)), args, classes)
         assert "\n" not in str(error.value)
 
 
@@ -935,12 +960,3 @@ def test_a_checkpoint_holds_what_makes_its_network(trained):
     net.load_state_dict(saved["model"])
     assert saved["model"]["scene_head.6.weight"].shape == (24, 512) and net.lam == 0.5
     json.dumps(saved["args"])
-
-
-# ---- Other flags ----------------------------------------------------------------------------------------------------
-def test_channels_last_trains_the_same(flags, tmp_path):
-    flags |= dict(epochs=1, optimizer="sgd", lr=0.01)
-    one, two_ = (backbone(sdn.train(Args(**flags | dict(channels_last=on, out=str(tmp_path / str(on)))))["checkpoint"])
-                 for on in (False, True))
-    for key in one:
-        torch.testing.assert_close(two_[key], one[key], rtol=1e-3, atol=1e-4)
