@@ -216,7 +216,7 @@ class SDN(Network):
 
     def __init__(self, backbone, num_classes, num_scenes, lam):
         super().__init__(backbone, num_classes)
-        widths, self.lam, self.scene_head = (self.head.in_features, 512, 512, 512, num_scenes), lam, None
+        widths, self.lam, self.scene_head = (self.head.weight.shape[1], 512, 512, 512, num_scenes), lam, None
         if num_scenes:                                                    # Sec. 4.2: four layers, 512 hidden units
             layers = [m for i in range(4) for m in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())]
             self.scene_head = nn.Sequential(*layers[:-1])

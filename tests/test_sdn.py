@@ -710,6 +710,15 @@ def test_plateau_divides_the_learning_rate_by_ten_after_patience_epochs(flags, m
     assert [group["lr"] for group in last] == pytest.approx([1e-4, 3e-4])
 
 
+def test_plateau_does_not_look_at_the_epochs_of_the_heads_alone(flags, monkeypatch):
+    losses = iter([0.1, 2.0, 1.9, 1.8, 1.7])
+    monkeypatch.setattr(sdn, "validate", lambda *a: {"val/loss": next(losses), "val/accuracy": 0.5, "val/chance": 0.1})
+    flags |= dict(schedule="plateau", warmup=0.0, patience=0, lr=0.01, head_epochs=1, head_lr=0.5, epochs=5,
+                  batch_size=80)
+    sdn.train(Args(**flags))
+    assert [r["lr"] for r in log_lines(flags["out"]) if "ce" in r] == [0.5] + [0.01] * 4
+
+
 def test_cosine_is_that_of_albar(flags):
     for steps, warmup in ((100, 10), (30, 2.5), (7, 0)):
         assert [sdn.learning_rate(s, steps, warmup) for s in range(steps + 1)] == [
@@ -857,10 +866,12 @@ def test_official_checkpoint_s_own_heads_are_left_out_and_said(released, tmp_pat
 def test_hara_s_network_goes_back_into_itself(shortcut, tmp_path):
     """Its names are ours already: nothing is renamed."""
     net = sdn.build_model(Args(shortcut=shortcut, num_scenes=M), 8)
-    torch.save(dict(method="sdn", model=net.state_dict()), tmp_path / "ours.pt")
-    again, said = hara(tmp_path / "ours.pt", 8, shortcut=shortcut)
-    assert "left out scene_head" in said and "new head" not in said
-    assert same(dict(again.backbone.state_dict()), dict(net.backbone.state_dict()))
+    own = dict(net.backbone.state_dict())
+    for content in (net.state_dict(), own, {f"module.{k}": v for k, v in own.items()}):
+        torch.save(dict(method="sdn", model=content), tmp_path / "ours.pt")
+        again, said = hara(tmp_path / "ours.pt", 8, shortcut=shortcut)
+        assert ("left out scene_head" in said) == ("scene_head.0.weight" in content) and "new head" not in said
+        assert same(dict(again.backbone.state_dict()), own)
 
 
 def test_weights_of_the_other_shortcut_are_refused_by_their_keys(released):

@@ -285,6 +285,14 @@ def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, chang
     assert log_lines(tmp_path / "two")[0]["processes"] == 2
 
 
+@pytest.mark.parametrize("part, key", [("train", "unreadable"), ("val", "val/unreadable")])
+def test_two_processes_name_what_either_could_not_read(script, flags, tmp_path, part, key):
+    flags = edited(flags, tmp_path, part=part, broken=4) | dict(max_bad=0.2, epochs=1)
+    with ended(*(processes := two(command, f"{script.__name__}.py", argv(flags)))) as said:
+        assert [process.returncode for process in processes] == [0, 0], said
+    assert log_lines(flags["out"])[-1][key] == [f"{part}/000{i}.mp4" for i in range(4)]
+
+
 def buffers_of_the_first():
     rank, *_ = common.start(0)
     norm = torch.nn.BatchNorm3d(2)
