@@ -4,6 +4,7 @@ ours.
 """
 
 import argparse
+import atexit
 import json
 import math
 import multiprocessing
@@ -1101,6 +1102,7 @@ def start(seed, patience=timedelta(minutes=30)):
         torch.backends.cudnn.benchmark = True
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+        atexit.register(dist.destroy_process_group)                    # else a process may abort at its very end
     seed_step(seed, 0, rank)
     return rank, world, device
 

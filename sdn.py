@@ -426,7 +426,7 @@ def train(args):
 
     def half(batch, masked, humans):                              # what half an iteration sees of (a part of) a batch
         clip = batch["clip"][:, int(masked)] if args.w_ent else batch["clip"]
-        clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std)
+        clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std).contiguous()
         more = dict(label=batch["label"]) | (dict(scene=labels[batch["video"]]) if labels is not None else {})
         more |= dict(weight=(batch["humans"] >= 0.5) * args.batch_size / humans) if masked else {}
         return dict(clip=clip) | {name: value.to(device, non_blocking=True) for name, value in more.items()}
