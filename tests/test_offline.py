@@ -711,7 +711,7 @@ def test_the_benchmarks_own_labels_and_boxes(world):
             path = read_list(world / f"{split}.txt").paths[i]
             masks = np.unpackbits(truth[f"{split}/masks"][i]).reshape(20, 40, 40).astype(bool)
             for mask, some, whole in zip(masks, boxes(path, range(20)), truth[f"{split}/boxes"][i], strict=True):
-                assert [*some[:, :2].min(0), *some[:, 2:].max(0)] == whole.tolist()      # the actor's, from edge to edge
+                assert [*some[:, :2].min(0), *some[:, 2:].max(0)] == whole.tolist()     # the actor, from edge to edge
                 filled = np.zeros((40, 40), int)
                 for x0, y0, x1, y1 in some:                     # up to four where the actor crosses the border, apart
                     filled[y0:y1, x0:x1] += 1
