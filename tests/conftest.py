@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")     # before torch: for networks this small more threads only wait
+
+signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell's background job, such as a CI's, ignores it
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
