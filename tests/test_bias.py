@@ -19,6 +19,7 @@ from torch import nn
 import albar
 import common
 import evaluate
+import test_evaluate
 from common import UserError
 
 
@@ -123,19 +124,10 @@ def test_scene_floors_against_brute_force():
 # corner blue says the action too, red one of four scenes. A network reads the middle's green or the corner's blue.
 
 @dataclass
-class FakeArgs:
+class FakeArgs(test_evaluate.FakeArgs):
     sees: str = "actor"
-    frames: int = 4
-    stride: int = 1
     size: int = 16
     resize: int = 16
-    mean: tuple = (0.0, 0.0, 0.0)
-    std: tuple = (1.0, 1.0, 1.0)
-    train: str = "train.txt"
-    data: str = "data"
-    data_seed: int = 0
-    seed: int = 0
-    epochs: int = 1
     head: bool = False
 
 
