@@ -65,6 +65,7 @@ def cli(Args, main, toy=None, short=None, argv=None, steps=None):
         note = f" [{f.default}{f'; embedded {toy[f.name]}' if f.name in toy else ''}]".replace("%", "%%")
         how = (dict(action=argparse.BooleanOptionalAction) if kind is bool else
                dict(type=kind, choices=f.metadata["choices"], **(dict(nargs="*") if many else {})))
+        how |= dict(action="extend") if many and not f.metadata["positional"] else {}               # may be repeated
         parser.add_argument(name if f.metadata["positional"] else f"--{name}", help=f.metadata["help"] + note, **how)
     for name, values in short.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"short for {values}")
@@ -516,6 +517,64 @@ def read_labels(files, paths, max_missing=1.0):
     return torch.from_numpy(np.stack([rows.get(path, none) for path in paths])).float(), names
 
 
+def read_tags(file, category, paths, max_missing=1.0):
+    """Tags of one category of the videos `paths` -> (n, M) float32 tensor of 0 and 1, M names in alphabetical order. A
+    video that the file has not gets a row of NaN; UserError where that is more than a share max_missing of them.
+
+    file: .npz with paths, tags (n, all) of 0 and 1, categories `category:name`; or HVU's .csv as published, `tag|tag,
+    youtube_id,time_start,time_end` a line, with HVU_Tags_Categories_V1.0.csv beside it. HVU's videos are found by the
+    name of the file: ID, or ID_start_end with six digits each, in seconds (Kinetics) or in tenths (HVU's crawler)."""
+    rows = {}
+    if str(file).endswith(".npz"):
+        part = load_arrays(file, "paths", "tags", "categories")
+        keep = [i for i, name in enumerate(part["categories"]) if name.startswith(f"{category}:")]
+        names = [part["categories"][i].split(":", 1)[1] for i in keep]
+        kinds = sorted({name.split(":")[0] for name in part["categories"]})
+        rows = dict(zip(part["paths"].tolist(), part["tags"][:, keep], strict=True))
+    else:
+        kind_of, numbers = {}, {}
+        lists = _lines(Path(file)), _lines(Path(file).with_name("HVU_Tags_Categories_V1.0.csv"))
+        for where, line in lists[1][1:]:
+            if line.count(",") != 1:
+                raise UserError(f"{where}: expected `Tag,Category`: {line[:70]!r}")
+            kind_of.update([line.split(",")])
+        category = {"context": "concept"}.get(category, category)                                    # SMAD's name of it
+        names, kinds = sorted(tag for tag, kind in kind_of.items() if kind == category), sorted({*kind_of.values()})
+        numbers = {tag: i for i, tag in enumerate(names)}
+        for where, line in lists[0][1:]:
+            try:
+                tags, name, *times = line.split(",")
+                (begin, end), tags = map(float, times), tags.split("|")
+                row = np.isin(np.arange(len(names)), [numbers[tag] for tag in tags if kind_of[tag] == category])
+            except (ValueError, KeyError) as error:
+                why = f"no category of {error}" if isinstance(error, KeyError) else "expected `tag|tag,id,0.0,10.0`"
+                raise UserError(f"{where}: {why}: {line[:70]!r}") from None
+            rows |= {f"{name}_{int(k * begin):06d}_{int(k * end):06d}": row for k in (1, 10)} | {name: row}
+        rows = {path: rows[stem] for path in paths if (stem := Path(path).stem) in rows}
+    if not names:
+        raise UserError(f"{file}: no tags of {category!r}, but of {', '.join(kinds) or 'nothing'}")
+    missing = [path for path in paths if path not in rows]
+    if len(missing) > max_missing * len(paths):
+        raise UserError(f"{file}: no tags of {len(missing)} of {len(paths)} videos, first {missing[0]}: allow more "
+                        "with --max-bad")
+    none = np.full(len(names), np.nan)
+    return torch.from_numpy(np.stack([rows.get(path, none) for path in paths]).astype(np.float32)), names
+
+
+def read_aspect(spec, paths, max_missing, world=None):
+    """--aspect NAME=FILE, soft labels, or NAME=FILE:CATEGORY, tags; a bare NAME is the embedded benchmark's. -> NAME,
+    labels (n, D) as read_labels or read_tags gives them, whether they are tags"""
+    name, named, file = spec.partition("=")
+    if not named and world:
+        file = f"{world}/{name}s.npz" if name in ("scene", "object") else f"{world}/tags.npz:{name}"
+    file, *category = file.split(":") if file.rpartition(":")[0].endswith((".csv", ".npz")) else (file,)
+    if not re.fullmatch(r"[a-z]\w*", name) or not file or (file.endswith(".csv") and not category):
+        raise UserError(f"--aspect {spec}: expected NAME=FILE.npz, NAME=FILE.csv:CATEGORY, or none")
+    if category:
+        return name, read_tags(file, category[0], paths, max_missing)[0], True
+    return name, read_labels([file], paths, max_missing)[0], False
+
+
 class Boxes:
     """Human boxes by video and frame. Files: .npz of `sdn.py humans`, or text of others, `path frame x0 y0 x1 y1` a
     line: frames from 0, pixels of the decoded frame, spaces in the path allowed. A detector that saw each n-th frame
@@ -647,6 +706,21 @@ class OfflineArgs:
     max_bad: float = arg(0.01, "share of missing videos beyond which not to begin", low=0, high=1)
     workers: int = arg(4, "loader processes of each process", low=0)
     amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))
+
+
+@dataclass
+class LabelArgs(OfflineArgs):
+    out: str = arg("scenes.npz", "what to write; OUT.parts/ holds what is done until all is")
+    model: str = arg("resnet50", "a classifier in torchvision.models; SDN Sec. 3.2, SMAD Sec. 6.1: ResNet-50")
+    frames: int = arg(10, "frames of a video, evenly spread; the papers are silent", low=1)
+    weights: str = arg("", "a file, or torchvision's name (for objects: IMAGENET1K_V2), or none: random")
+    categories: str = arg("", "file, a name a line, or categories_places365.txt; torchvision's weights have their own")
+    size: int = arg(224, "pixels of a frame's side", low=8)
+    resize: int = arg(256, "short side before the centre crop; Places365's own validation", low=8)
+    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; Places365's too; inception_v3's, googlenet's: all 0.5")
+    std: tuple = arg((0.229, 0.224, 0.225), "of the channels; inception_v3's, googlenet's: all 0.5", low=1e-3)
+    features: bool = arg(False, "keep the penultimate features too, mean over the frames: for SDN's Eq. (1)")
+    batch_size: int = arg(16, "videos in a forward pass", low=1)
 
 
 def listed_once(args):
@@ -811,6 +885,142 @@ def find_humans(args):
                     frames=table[:, 0].astype(int), boxes=table[:, 1:5], scores=table[:, 5].astype(np.float16))
 
     sweep(args.out, videos, made, rows, finish)
+
+
+# ---- Statistics of labels -------------------------------------------------------------------------------------------
+def joint_entropy(*columns):
+    """Entropy in nats of what several columns (n,) of whole numbers from 0 say together; of no column 0."""
+    code = 0
+    for column in columns:
+        code = np.unique(code * (int(np.max(column)) + 1) + np.asarray(column, np.int64), return_inverse=True)[1]
+    p = np.bincount(code) / len(code) if columns else np.ones(1)
+    return float(-(p * np.log(p)).sum())
+
+
+def nmi(a, b, given=None):
+    """Normalised mutual information I(A;B|C) / mean of H(A|C) and H(B|C), of columns (n,) of whole numbers from 0, C
+    none or `given`; 0 where both entropies are. The arithmetic mean is scikit-learn's default; SMAD (Sec. 4.1, Table 4)
+    says only `normalized`, and nothing of the conditional one. On few videos it is above 0 by chance: see nmi_floor."""
+    c = () if given is None else (given,)
+    h_a, h_b, h_ab = (joint_entropy(*some, *c) - joint_entropy(*c) for some in ((a,), (b,), (a, b)))
+    return (h_a + h_b - h_ab) / (h_a + h_b) * 2 if h_a + h_b > 1e-9 else 0.0
+
+
+def nmi_floor(a, b, given=None, seed=0, draws=200):
+    """What nmi gives, in the mean, where B is dealt out at random (within each value of `given`)."""
+    rng, group = np.random.default_rng([seed, len(a)]), np.zeros(len(a), int) if given is None else np.asarray(given)
+    place, b, found = np.argsort(group, kind="stable"), np.asarray(b), []
+    for _ in range(draws):
+        dealt = np.empty_like(b)
+        dealt[place] = b[np.lexsort((rng.random(len(b)), group))]
+        found.append(nmi(a, dealt, given))
+    return float(np.mean(found))
+
+
+def redistribute(videos, facets, n_train, n_val, reserve, rng):
+    """One action of a re-distributed split (SMAD Sec. 4.1): places in `videos` -> training, tail, held out of the head;
+    None where the action has too few.
+
+    videos: list of n places; facets: list of (n,) arrays, the scene (object ...) of each. The rarest scenes, whole, go
+    to the tail until it has n_val videos (ties: the lower number); of several facets the tails are united. Of the head
+    n_train + reserve videos are taken, those of the most frequent scenes (of several facets any), at random where a
+    scene is cut; `reserve` of them, whose scenes stay in training, are held out."""
+    n, tail = len(videos), np.zeros(len(videos), bool)
+    for facet in facets:
+        values, place, counts = np.unique(facet, return_inverse=True, return_counts=True)
+        rarest = np.argsort(counts, kind="stable")
+        moved = 1 + int(np.searchsorted(np.cumsum(counts[rarest]), n_val))
+        tail |= np.isin(place, rarest[:moved])
+    often = counts[place] * len(values) - place if len(facets) == 1 else np.zeros(n)      # a scene's videos are equal
+    head = np.lexsort((rng.random(n), -often))
+    head, tail = head[~tail[head]][:n_train + reserve], rng.permutation(np.flatnonzero(tail))[:n_val]
+    left, held = [np.bincount(facet[head], minlength=facet.max() + 1) for facet in facets], []
+    for i in rng.permutation(head):
+        if len(held) < reserve and all(count[facet[i]] > 1 for count, facet in zip(left, facets, strict=True)):
+            held.append(i)
+            for count, facet in zip(left, facets, strict=True):
+                count[facet[i]] -= 1
+    if len(head) < n_train + reserve or len(tail) < n_val or len(held) < reserve:
+        return None
+    return [[videos[i] for i in sorted(some)] for some in (set(head.tolist()) - set(held), tail)] + [
+        [videos[i] for i in held]]
+
+
+def split_by_facet(args):
+    """Re-distribute lists by scene, or another facet, as K200db (SMAD Sec. 4.1): training videos of each action from
+    its frequent scenes, validation videos from its rare ones, so that no scene of an action is in both.
+
+    python smad.py split train.txt --labels scene=scenes.npz --out k200db
+    python smad.py split train.txt --labels scene=scenes.npz object=objects.npz --out k200-both
+
+    Writes OUT/train.txt, OUT/val.txt (with --overlap val-Q.txt for each Q), the lists of --restrict, classes.txt. Where
+    the paper is silent: the scene is the greatest of the label; scenes are disjoint within each action; the tail is
+    filled by whole scenes from the rarest; the training set takes the most frequent ones; of two facets a video is in
+    the tail by either, and training is sampled from the rest. A video without labels is left out.
+    """
+    lists = [read_list(path, args.root, "train", args.split) for path in args.lists]
+    names = [spec.partition("=")[::2] for spec in args.labels]
+    if not lists or not names or not all(file for _, file in names):
+        raise UserError("name a list of videos, and --labels NAME=FILE.npz, one or more")
+    if len({one.root for one in lists}) != 1 or len({tuple(one.classes) for one in lists}) != 1:
+        raise UserError("the lists must be of the same folder, or --root, and of the same classes")
+    if (out := Path(args.out)).exists():
+        raise UserError(f"{out} exists: remove it, or name another folder with --out")
+    try:
+        overlaps = {q: float(q) for q in args.overlap}
+    except ValueError:
+        overlaps = {"": 2.0}
+    if not all(0 <= q <= 1 for q in overlaps.values()):
+        raise UserError(f"--overlap {' '.join(args.overlap)}: shares from 0 to 1")
+    label_of = {path: label for one in lists for path, label in zip(one.paths, one.labels, strict=True)}
+    paths, facets = np.array(list(label_of)), []
+    for _, file in names:
+        p, _ = read_labels([file], paths.tolist())
+        facets.append(np.where(p.any(1), p.argmax(1), -1))
+    keep = np.all([facet >= 0 for facet in facets], 0)
+    paths, facets = paths[keep], [facet[keep] for facet in facets]
+    label, rng = np.array([label_of[path] for path in paths], int), np.random.default_rng([args.seed, len(paths)])
+    found, passed, reserve = {}, [], round(max(overlaps.values(), default=0) * args.val_size)
+    for action in np.argsort(-np.bincount(label, minlength=len(lists[0].classes)), kind="stable").tolist():
+        if len(found) < args.classes:
+            videos = np.flatnonzero(label == action)
+            got = len(videos) and redistribute(videos.tolist(), [facet[videos] for facet in facets], args.train_size,
+                                               args.val_size, reserve, rng)
+            found |= {action: got} if got else {}
+            passed += [] if got else [lists[0].classes[action]]
+    if len(found) < args.classes:
+        raise UserError(f"only {len(found)} of {len(lists[0].classes)} actions have --train-size {args.train_size} and "
+                        f"--val-size {args.val_size} videos in disjoint scenes: give fewer --classes or videos; too "
+                        f"small, such as {passed[0] if passed else 'none'}")
+    new = {action: i for i, action in enumerate(sorted(found))}
+    splits = {"train": sum((found[action][0] for action in new), [])}
+    for q, share in (overlaps or {"": 0.0}).items():
+        n = round(share * args.val_size)
+        splits[f"val-{q}" if q else "val"] = sum((found[a][2][:n] + found[a][1][:args.val_size - n] for a in new), [])
+    rows = {name: [(paths[i], new[label[i]]) for i in split] for name, split in splits.items()}
+    for path in args.restrict:
+        other = read_list(path, args.root, "test", args.split, lists[0].classes)
+        rows[Path(path).stem] = [(p, new[y]) for p, y in zip(other.paths, other.labels, strict=True) if y in new]
+        if Path(path).stem in splits or not rows[Path(path).stem]:
+            raise UserError(f"--restrict {path}: none of its videos is of these classes, or it is called as a split")
+    table = {}
+    for name, split in splits.items():
+        drawn = [np.flatnonzero(label == a) for a in new]
+        drawn = np.concatenate([rng.permutation(some)[:len(split) // len(new)] for some in drawn])
+        table[name] = [[nmi(label[some], facet[some]) for some in (split, drawn)] for facet in facets]
+    part = out.with_name(f"{out.name}.part{os.getpid()}")
+    part.mkdir(parents=True)
+    for name, some in rows.items():
+        (part / f"{name}.txt").write_text("".join(f"{path} {y}\n" for path, y in some))
+    (part / "classes.txt").write_text("".join(f"{lists[0].classes[a]}\n" for a in new))
+    part.rename(out)
+    print(f"{out}: {len(new)} actions; {(~keep).sum()} videos without labels left out; videos in {lists[0].root}"
+          + (f"; passed over, too small: {', '.join(passed)}" if passed else ""))
+    for name, values in table.items():
+        print(f"{name}.txt: {len(splits[name])} videos; normalised mutual information of the action and "
+              + ", ".join(f"{kind} {a:.3f} ({b:.3f} if sampled at random)"
+                          for (kind, _), (a, b) in zip(names, values, strict=True)))
+    return table
 
 
 # ---- Embedded benchmark --------------------------------------------------------------------------------------------
@@ -983,28 +1193,32 @@ def _toy_draw(seed, final, share):
 
 
 def _toy_labels(folder, seed):
-    """scenes.npz and humans.npz from the truth, in the form of sdn.py's offline steps.
+    """scenes.npz, objects.npz, tags.npz and humans.npz from the truth, in the form of the offline steps.
 
     Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes
-    that look alike, its probabilities are right on average, and about 68 % of its first guesses are right. Nothing else
-    of the clip is in them."""
+    that look alike, its probabilities are right on average, and about 68 % of its first guesses are right. Objects'
+    likewise, about 79 %. Nothing else of the clip is in them. Tags and boxes are the truth."""
     truth = np.load(folder / "truth.npz")
-    looks = [_photo(np.random.default_rng([seed, 3, i]), i % 2, i // 2 % 2) for i in range(SCENES)]
-    looks = np.array([[*look.mean((0, 1)), *look.std((0, 1))] for look in looks])
-    looks, noise = (looks - looks.mean(0)) / looks.std(0), 0.7
     names = {split: [line.rsplit(" ", 1)[0] for line in (folder / f"{split}.txt").read_text().splitlines()]
              for split in SPLITS}
-    paths, probabilities = [], []
-    for number, split in enumerate(SPLITS):
-        if len(SPLITS[split]) > 1:
-            seen = looks[truth[f"{split}/scene"]]
-            seen = seen + noise * np.random.default_rng([seed, 4, number]).standard_normal(seen.shape)
+    drawn = [split for split in SPLITS if len(SPLITS[split]) > 1]
+    scenes = [_photo(np.random.default_rng([seed, 3, i]), i % 2, i // 2 % 2) for i in range(SCENES)]
+    scenes = np.array([[*scene.mean((0, 1)), *scene.std((0, 1))] for scene in scenes])
+    glyphs = [np.random.default_rng([9, i]) for i in range(LOOKS)]
+    glyphs = np.array([[*(glyph.random((4, 4)) < 0.6).ravel(), *_hue(glyph.random(), 1)] for glyph in glyphs])
+    for kind, key, looks, noise in (("scene", 4, scenes, 0.7), ("object", 5, glyphs, 2.0)):
+        looks, probabilities = (looks - looks.mean(0)) / looks.std(0).clip(1e-6), []
+        for split in drawn:
+            seen = looks[truth[f"{split}/{kind}"]]
+            rng = np.random.default_rng([seed, key, list(SPLITS).index(split)])
+            seen = seen + noise * rng.standard_normal(seen.shape)
             p = np.exp(-((seen[:, None] - looks) ** 2).sum(-1) / (2 * noise ** 2))
-            paths, probabilities = paths + names[split], [*probabilities, p / p.sum(1, keepdims=True)]
-    made = dict(made="the truth seen through noise", noise=noise, seed=seed)
-    save_arrays(folder / "scenes.npz", paths=np.array(paths), categories=np.array([f"scene{i}" for i in range(SCENES)]),
-                probabilities=np.concatenate(probabilities).astype(np.float16), made=np.array(json.dumps(made)),
-                unreadable=np.array([], str))
+            probabilities.append(p / p.sum(1, keepdims=True))
+        made = dict(made="the truth seen through noise", noise=noise, seed=seed)
+        save_arrays(folder / f"{kind}s.npz", paths=np.array(sum((names[split] for split in drawn), [])),
+                    categories=np.array([f"{kind}{i}" for i in range(len(looks))]),
+                    probabilities=np.concatenate(probabilities).astype(np.float16), made=np.array(json.dumps(made)),
+                    unreadable=np.array([], str))
     counts, table = [], []
     for split in SPLITS:            # an actor across the border of the torus has a box on either side, not one as wide
         masks = np.unpackbits(truth[f"{split}/masks"], 1).reshape(-1, LENGTH, SIDE, SIDE)
@@ -1016,6 +1230,8 @@ def _toy_labels(folder, seed):
     save_arrays(folder / "humans.npz", paths=np.array(paths), counts=counts.sum(1), every=np.array(1), frames=frames,
                 boxes=np.array([box for row in table for box in row]), scores=np.ones(len(frames), np.float16),
                 made=np.array(json.dumps(dict(made="the truth"))), unreadable=np.array([], str))
+    save_arrays(folder / "tags.npz", paths=np.array(sum((names[split] for split in drawn), [])),
+                tags=np.concatenate([truth[f"{split}/tags"] for split in drawn]), categories=np.array(TAGS))
 
 
 def _runs(line):
@@ -1028,13 +1244,14 @@ def toy(seed=0, root="data", share=1.0):
 
     Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too), classes.txt, and truth.npz with
     SPLIT/action, label, scene, object, look (n,), tags (n, 6) as TAGS, masks (n, packed bits of (T, S, S)) and boxes
-    (n, T, 4) x0 y0 x1 y1; and scenes.npz and humans.npz, see _toy_labels. scuba-X/0001.mp4 and conflfg/0001.mp4 show
-    the actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each split, for tests.
+    (n, T, 4) x0 y0 x1 y1; and scenes, objects, tags and humans.npz, see _toy_labels. scuba-X/0001.mp4 and
+    conflfg/0001.mp4 show the actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each
+    split, for tests.
     """
     final = Path(root) / f"toy{seed}{'' if share == 1 else f'-{share:g}'}"
     if int(os.environ.get("RANK", 0)) == 0 and not final.exists():
         _toy_draw(seed, final, share)
-    if int(os.environ.get("RANK", 0)) == 0 and not (final / "humans.npz").exists():
+    if int(os.environ.get("RANK", 0)) == 0 and not (final / "tags.npz").exists():
         _toy_labels(final, seed)
     total(0)                                                                              # the others wait
     return final
@@ -1088,6 +1305,47 @@ class Network(nn.Module):
         finally:
             hook.remove()
         return z, kept[0].flatten(2).mean(2) if kept[0].ndim > 2 else kept[0]
+
+
+def slow_only(net):
+    """A 2D ResNet of torchvision -> the same as SlowOnly: stride 1 in time throughout, and kernels of three frames in
+    the last two stages alone, in both convolutions of a basic block, in the first of a bottleneck (mmaction2)."""
+    for name, m in [*net.named_modules()]:
+        if isinstance(m, nn.Conv2d):
+            block = net.get_submodule(name.rpartition(".")[0])
+            long = re.fullmatch(r"layer[34]\.\d+\.conv" + ("1" if hasattr(block, "conv3") else r"\d"), name)
+            t = 3 if long else 1
+            new = nn.Conv3d(m.in_channels, m.out_channels, (t, *m.kernel_size), (1, *m.stride), (t // 2, *m.padding),
+                            bias=False)
+        elif isinstance(m, nn.BatchNorm2d):
+            new = nn.BatchNorm3d(m.num_features)
+        elif isinstance(m, nn.MaxPool2d):
+            new = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        elif isinstance(m, nn.AdaptiveAvgPool2d):
+            new = nn.AdaptiveAvgPool3d(1)
+        else:
+            continue
+        net.set_submodule(name, new)
+    for m in net.modules():
+        if isinstance(m, nn.Conv3d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")                # as torchvision's
+    return net
+
+
+def mmaction_key(key):
+    """A key of mmaction2's TSN and SlowOnly checkpoints in torchvision's names:
+    conv1.conv -> conv1, conv1.bn -> bn1, downsample.conv -> downsample.0, downsample.bn -> downsample.1,
+    cls_head.fc_cls -> fc; layers and blocks are called alike."""
+    key = re.sub(r"\bconv(\d)\.(conv|bn)\.", lambda m: f"{m[2]}{m[1]}.", key)
+    key = re.sub(r"\bdownsample\.(conv|bn)\.", lambda m: f"downsample.{int(m[1] == 'bn')}.", key)
+    return re.sub(r"^cls_head\.fc_cls\.", "fc.", key)
+
+
+def inflate(weight, shape):
+    """A 2D kernel (O, I, h, w) for a shape (O, I, t, h, w): repeated over t, over t (Carreira and Zisserman 2017)"""
+    if weight.ndim == 4 and len(shape) == 5:
+        return (weight[:, :, None] / shape[2]).expand(-1, -1, shape[2], -1, -1)
+    return weight
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
@@ -1264,12 +1522,13 @@ def read_weights(weights, arch):
     return saved
 
 
-def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
+def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)", fit=None):
     """Load weights (see read_weights; or none) into the backbone of a Network. -> what was done, in words
 
-    Known prefixes are stripped, then rename(key) gives ours; the head, keys that begin with `head`, stays new where its
-    shape differs. Left out are keys that match `drop`, and of these scripts' checkpoints all but the backbone. Any
-    other missing, unexpected or misshapen key is a UserError that lists them."""
+    Known prefixes are stripped, then rename(key) gives ours, and fit(tensor, our shape) the tensor of that shape. The
+    head, keys that begin with `head`, stays new where its shape differs. Left out are keys that match `drop`, and of
+    these scripts' checkpoints all but the backbone. Any other missing, unexpected or misshapen key is a UserError that
+    lists them."""
     if weights in ("", "none"):
         return "random weights"
     saved, prefix, said = read_weights(weights, arch), r"^(module\.|model\.|backbone\.)+", []
@@ -1282,6 +1541,7 @@ def load_weights(model, weights, arch, head, rename=None, drop=r"(?!)"):
         said.append(f"stripped {', '.join(sorted(stripped))}")
     bare, named = {re.sub(prefix, "", k): k for k in ours}, rename or (lambda k: k)
     saved = {bare.get(named(re.sub(prefix, "", k)), k): v for k, v in saved.items()}
+    saved = {k: fit(v, ours[k].shape) if fit and k in ours else v for k, v in saved.items()}
     shape = [{k: v.shape for k, v in some.items()} for some in (ours, saved)]
     wrong = {k for k in ours.keys() | saved.keys() if shape[0].get(k) != shape[1].get(k)}
     wrong -= {k for k in ours if k.endswith("num_batches_tracked") and k not in saved}          # torch before 0.4.1

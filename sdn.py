@@ -58,8 +58,8 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 from tqdm import tqdm
 
-from common import (Boxes, Interrupt, Network, OfflineArgs, Order, Run, Tiny, UserError, Videos, arg, autocast,
-                    broadcast, centre_clip, cli, deaf, existing, find_humans, label_scenes, load_checkpoint,
+from common import (Boxes, Interrupt, LabelArgs, Network, OfflineArgs, Order, Run, Tiny, UserError, Videos, arg,
+                    autocast, broadcast, centre_clip, cli, deaf, existing, find_humans, label_scenes, load_checkpoint,
                     load_weights, mask_humans, no_sync, normalise, random_clip, read_labels, read_list,
                     running_statistics, seed_step, split_list, start, test_transform, total, toy, train_transform,
                     try_clip, union)
@@ -119,21 +119,6 @@ class Args:
 
 
 @dataclass
-class ScenesArgs(OfflineArgs):
-    out: str = arg("scenes.npz", "what to write; OUT.parts/ holds what is done until all is")
-    model: str = arg("resnet50", "a classifier in torchvision.models; Sec. 3.2: ResNet-50 trained on Places365")
-    weights: str = arg("", "a file, or torchvision's name (for objects: IMAGENET1K_V2), or none: random")
-    categories: str = arg("", "file, a name a line, or categories_places365.txt; torchvision's weights have their own")
-    frames: int = arg(10, "frames of a video, evenly spread; the paper is silent", low=1)
-    size: int = arg(224, "pixels of a frame's side", low=8)
-    resize: int = arg(256, "short side before the centre crop; Places365's own validation", low=8)
-    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; Places365's too; inception_v3's, googlenet's: all 0.5")
-    std: tuple = arg((0.229, 0.224, 0.225), "of the channels; inception_v3's, googlenet's: all 0.5", low=1e-3)
-    features: bool = arg(False, "keep the penultimate features too, mean over the frames: for Eq. (1)")
-    batch_size: int = arg(16, "videos in a forward pass", low=1)
-
-
-@dataclass
 class HumansArgs(OfflineArgs):
     out: str = arg("humans.npz", "what to write; OUT.parts/ holds what is done until all is")
     model: str = arg("maskrcnn_resnet50_fpn", "a detector in torchvision.models.detection; Sec. 3.3: Mask R-CNN")
@@ -143,7 +128,7 @@ class HumansArgs(OfflineArgs):
     batch_size: int = arg(8, "frames of one video in a forward pass", low=1)
 
 
-STEPS = {"scenes": (ScenesArgs, label_scenes), "humans": (HumansArgs, find_humans)}
+STEPS = {"scenes": (LabelArgs, label_scenes), "humans": (HumansArgs, find_humans)}
 TOY = dict(model="tiny", weights="pretrain", frames=8, stride=2, size=32, resize=36, scale=(0.6, 1.0), flip=0.0,
            epochs=12, warmup=1.0, batch_size=32, schedule="cosine", lr=0.1, workers=0, cache=True, num_scenes=24)
 PRETRAIN = dict(epochs=15, val_share=0.2, optimizer="adamw", lr=2e-3, weight_decay=0.01)   # the same in all scripts
