@@ -29,6 +29,11 @@ Metric map
   adversary       -       the run's own scene head does; low: or it only lags  SDN 4.3       measure_scenes
   B_scene         -       `bias`: ln(action from the scene alone / chance)     SDN Eq. (1)   scene_representation_bias
   inside          up      `cam`: share of positive CAM mass in human boxes     SDN 4.7       share_inside
+                          or, with --map actionness, of SAAR's mask            SMAD Fig. 7   share_inside
+  I(Y';S), I(Y;S) down    independence: predictions and scenes; its oracle     SMAD 6.2      fairness
+  I(Y';S|Y)       down    separation: within an action                         SMAD 6.2      fairness
+  I(Y;S|Y')       down    sufficiency: within a predicted action               SMAD 6.2      fairness
+  equalised odds  down    spread over scenes of an action's accuracy           SMAD 3        equalised_odds
 
 Accuracies are percent of videos; means over backgrounds are unweighted. A row's +- is the standard deviation
 over its seeds (n - 1), or for one checkpoint the standard error by bootstrap over videos; the row says which.
@@ -39,6 +44,11 @@ SILENT  SDN's scene accuracy, of which classifier: a new one of the adversary's 
         standardised features of centre clips; a tenth of the training list says when to stop.
 SILENT  SDN's Eq. (1): L2 with C = 1; chance: the share of the test list's most frequent action, 1/K if it is balanced.
 SILENT  SDN's maps: of the class that the run predicts; their positive part.
+SILENT  SMAD's I: mutual information over the arithmetic mean of the two entropies (scikit-learn's default), all given Y
+        or Y' where it is conditional; of hard predictions and scenes. Chance alone gives much of it on few videos:
+        `less floor` takes off its mean over 200 deals of the scenes at random (within each Y or Y').
+SILENT  SMAD's equalised odds: standard deviation over scenes of 5 videos or more, the binomial variance taken off.
+SILENT  SMAD's average over clips, and over the frames of a TSN: of softmax.
 """
 
 import importlib
@@ -77,12 +87,13 @@ class Args:
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
     humans: tuple = arg((), "boxes: .npz of `sdn.py humans`, or text (common.Boxes); for the masked test clips")
-    scenes: tuple = arg((), ".npz of `sdn.py scenes` for --train and --val; for the scene probe")
+    scenes: tuple = arg((), ".npz of `sdn.py scenes`: of --test, for fairness; of --train and --val, for the probe")
     train: str = arg("", "list that the scene probe learns from: the run's training list")
     val: str = arg("", "list that the scene probe is tested on; SDN Sec. 4.3: validation")
     root: str = arg("", "folder of the lists' videos; default: each list's own folder")
     split: int = arg(1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3))
-    clips: int = arg(1, "clips of a video, spread evenly, mean softmax; ALBAR App. B: one, centred", low=1)
+    clips: int = arg(0, "clips of a video (frames of a TSN), spread evenly, mean softmax; 0: the run's own, SMAD "
+                        "Sec. 6.1: 10 (25), else one, centred (ALBAR App. B)", low=0)
     shuffles: int = arg(3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0)
     seed: int = arg(0, "seed of the SCUFO frames, the shuffles, the probe and the bootstrap", low=0)
     batch_size: int = arg(32, "clips in a forward pass", low=1)
@@ -113,6 +124,15 @@ class Run:
         """The run's folder; with the file where it is not last.pt."""
         folder = self.path.absolute().parent.name
         return folder if self.path.name == "last.pt" else f"{folder}/{self.path.name}"
+
+    def views(self, clips):
+        """-> V clips of a video, of T frames; for --clips 0 its method's own. A TSN sees one clip of single frames."""
+        clips = clips or self.args.get("test_clips", 1)
+        return (1, clips) if self.tsn else (clips, self.args["frames"])
+
+    @property
+    def tsn(self):
+        return getattr(self.model, "tsn", False)
 
     @property
     def config(self):
@@ -173,17 +193,23 @@ def find_splits(run, args):
 
 
 def find_labels(run, args, test):
-    """What SDN's figures need: human boxes of the VideoList test, or None; {"train": (VideoList, (n, M) soft labels,
-    its name), "val": ...} of the videos that have scene labels, or {}. The embedded benchmark has both, else flags."""
+    """What SDN's and SMAD's figures need: human boxes of the VideoList test, or None; {"train": (VideoList, (n, M) soft
+    labels, its name), "val": ...} of the videos that have scene labels, or {}; (n,) scenes of test, -1 for none, or
+    None. The embedded benchmark has them all, else flags."""
     world = None if args.test or run.args["train"] else common.toy(run.args["data_seed"], run.args["data"])
     files = {name: getattr(args, name) or (world and (world / f"{name}.npz",)) for name in ("humans", "scenes")}
     files |= {name: getattr(args, name) or (world and world / f"{name}.txt") for name in ("train", "val")}
     boxes, found = common.Boxes(files["humans"]) if files["humans"] else None, {}
     if boxes and not any(path in boxes.videos for path in test.paths):
         raise UserError(f"--humans: no boxes of the test list's videos, such as {test.paths[0]}")
-    if len(given := [name for name in ("scenes", "train", "val") if files[name]]) in (1, 2):
+    given = [name for name in ("scenes", "train", "val") if files[name]]
+    if given and len(given) < 3 and given != ["scenes"]:
         raise UserError(f"--{given[0]}: the scene probe needs --scenes, --train and --val, all three")
-    for name in ("train", "val") if given else ():
+    p = common.read_labels(files["scenes"], test.paths)[0] if files["scenes"] else torch.zeros(1, 1)
+    scenes = torch.where(p.any(1), p.argmax(1), -1).numpy() if p.any() else None
+    if given == ["scenes"] and scenes is None:
+        raise UserError(f"--scenes: no labels of the test list's videos, such as {test.paths[0]}")
+    for name in ("train", "val") if len(given) == 3 else ():
         videos = common.read_list(files[name], args.root, "test" if name == "val" else name, args.split, run.classes)
         p, _ = common.read_labels(files["scenes"], videos.paths)
         if len(keep := p.sum(1).nonzero()[:, 0].tolist()) < 2:
@@ -194,7 +220,7 @@ def find_labels(run, args, test):
         head = getattr(run.model, "scene_head", None)
         if head and len([*head.parameters()][-1]) != p.shape[1]:
             raise UserError(f"{run.path}: its scene head knows other scenes than the {p.shape[1]} of --scenes")
-    return boxes, found
+    return boxes, found, scenes
 
 
 # ---- Predict: every video is read once ---------------------------------------------------------------------
@@ -229,16 +255,17 @@ def reorder(clip, order):
     return torch.take_along_dim(clip, order[:, :, None, :, None, None], dim=3)
 
 
-def clip_frames(n, rng, frames, stride, clips):
+def clip_frames(n, rng, views, stride, tsn):
     """(V, T) frames of a video of n frames, as Videos asks for them; nothing random, so rng stays unused."""
-    return common.uniform_clips(n, frames, stride, clips)
+    clips, frames = views
+    return common.tsn_segments(n, frames)[None] if tsn else common.uniform_clips(n, frames, stride, clips)
 
 
 def batches(run, name, videos, args, change=None):
     """Batches of a split, with a progress bar: clip (N, V, 3, T, H, W) uint8 on the run's device (more, where `change`
     makes more of it), places in the list (N,), the batch, the bar. Unreadable videos are named on stderr."""
     a, device, broken = run.args, next(run.model.parameters()).device, []
-    sample = partial(clip_frames, frames=a["frames"], stride=a["stride"], clips=args.clips)
+    sample = partial(clip_frames, views=run.views(args.clips), stride=a["stride"], tsn=run.tsn)
     data = common.Videos(videos, sample, common.test_transform(a["size"], a["resize"]), change=change)
     loader = DataLoader(data, args.batch_size, num_workers=args.workers, pin_memory=device.type == "cuda")
     with tqdm(total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None) as bar:
@@ -268,6 +295,7 @@ def predict(run, name, videos, orders, args, boxes=None, call=None):
         for variant, order in orders.items():
             moved = masked if variant == "masked" else clip
             moved = moved if order is None else reorder(moved, torch.from_numpy(order[index]).to(clip.device))
+            moved = moved.transpose(1, 3) if run.tsn else moved                      # each frame is a clip of its own
             with torch.inference_mode(), common.autocast(clip.device, args.amp):
                 z = torch.cat([net(norm(part)).float().cpu() for part in moved.flatten(0, 1).split(args.batch_size)])
             if not z.isfinite().all():
@@ -400,8 +428,9 @@ def measure_scenes(run, found, args):
     -> {"scene_probe", "adversary": (m,) bool}, names of the videos, what is said of the data set, arrays to save"""
     x, p, y, paths, device = {}, {}, {}, {}, next(run.model.parameters()).device
     for name, (videos, soft, _) in found.items():
-        z, used, _ = predict(run, name, videos, {name: None}, replace(args, clips=1), call=run.model.features)
-        x[name], p[name] = torch.from_numpy(z[name][used, 0]).to(device), soft[used]                   # (n, D), (n, M)
+        z, used, _ = predict(run, name, videos, {name: None}, replace(args, clips=run.args["frames"] if run.tsn else 1),
+                             call=run.model.features)
+        x[name], p[name] = torch.from_numpy(z[name][used].mean(1)).to(device), soft[used]              # (n, D), (n, M)
         y[name], paths[name] = np.array(videos.labels)[used], np.array(videos.paths)[used]
     train, val = standardise(x["train"], x["val"])
     probe, head = train_probe(train, p["train"].to(device), args.seed), getattr(run.model, "scene_head", None)
@@ -416,20 +445,47 @@ def measure_scenes(run, found, args):
             {f"{k}/logits": some for k, some in z.items()} | {"val/paths": paths["val"], "val/scenes": scene["val"]})
 
 
+# ---- Scenes in the predictions: SMAD Sec. 3 and 6.2 ----------------------------------------------------------
+
+def equalised_odds(right, labels, scenes, least=5):
+    """(n,) bool, (n,), (n,) -> spread of P(Y' = y | Y = y, S = s) over the scenes s of an action y with `least` videos
+    or more: root of the mean over y of the variance less the binomials', at least 0. NaN: no y has two such s."""
+    found = []
+    for y in np.unique(labels):
+        groups = [right[(labels == y) & (scenes == s)] for s in np.unique(scenes[labels == y])]
+        groups = [group for group in groups if len(group) >= least]
+        share, n = np.array([group.mean() for group in groups]), np.array([len(group) for group in groups])
+        found += [share.var(ddof=1) - (share * (1 - share) / (n - 1)).mean()] if len(groups) > 1 else []
+    return max(0.0, float(np.mean(found))) ** 0.5 if found else math.nan
+
+
+def fairness(labels, predicted, scenes, seed):
+    """Table 4 of (n,) actions Y, predictions Y', scenes S -> {"independence", "oracle", "separation", "sufficiency" and
+    these "_less_floor"; "amplified": independence less oracle; "equalised_odds" in points where defined}"""
+    of = dict(independence=(predicted, scenes), oracle=(labels, scenes), separation=(predicted, scenes, labels),
+              sufficiency=(labels, scenes, predicted))
+    out = {k: common.nmi(*v) for k, v in of.items()}
+    out |= {f"{k}_less_floor": out[k] - common.nmi_floor(*v, seed=seed) for k, v in of.items()}
+    spread = equalised_odds(labels == predicted, labels, scenes)
+    out["amplified"] = out["independence"] - out["oracle"]
+    return out | ({"equalised_odds": 100 * spread} if math.isfinite(spread) else {})
+
+
 # ---- One checkpoint ----------------------------------------------------------------------------------------
 
 def measure(run, args):
     """All figures of one checkpoint, as plain values; writes its .npz, names unreadable videos on stderr."""
     run.model.to("cuda" if torch.cuda.is_available() else "cpu")
     a, splits, hits, names, broken, arrays = run.args, find_splits(run, args), {}, {}, {}, {}
-    (boxes, scenes), about = find_labels(run, args, splits["test"]), None
+    (boxes, scenes, scene), about, fair = find_labels(run, args, splits["test"]), None, {}
+    views = run.views(args.clips)
     for split, videos in splits.items():
         orders, scufo, masks = {split: None}, split.replace("scuba-", "scufo-"), boxes if split == "test" else None
         orders |= {"masked": None} if masks else {}
         if scufo != split:
-            orders[scufo] = static_orders(videos.paths, args.clips, a["frames"], args.seed)
-        for i in range(args.shuffles if split == "test" and a["frames"] > 1 else 0):
-            orders[f"shuffled-{i}"] = shuffled_orders(videos.paths, args.clips, a["frames"], args.seed, i)
+            orders[scufo] = static_orders(videos.paths, *views, args.seed)
+        for i in range(args.shuffles if split == "test" and views[1] > 1 else 0):
+            orders[f"shuffled-{i}"] = shuffled_orders(videos.paths, *views, args.seed, i)
         logits, used, humans = predict(run, split, videos, orders, args, masks)
         paths, labels = np.array(videos.paths), np.array(videos.labels)
         broken[split] = paths[~used].tolist()
@@ -442,6 +498,9 @@ def measure(run, args):
             arrays[f"{variant}/logits"] = logits[variant]
             if orders[variant] is not None:
                 arrays[f"{variant}/order"] = orders[variant]
+        if split == "test" and scene is not None and (seen := used & (scene >= 0)).any():
+            fair = fairness(labels[seen], fuse(logits[split]).argmax(-1)[seen], scene[seen], args.seed)
+            arrays["test/scenes"] = scene
         if masks:
             hits["masked_entropy"] = entropy(logits["masked"])[used & (humans >= 0.5)]
             names["masked_entropy"], arrays["masked/humans"] = names["masked"], humans
@@ -459,16 +518,17 @@ def measure(run, args):
     figures = columns({v: h.mean() for v, h in hits.items()}, n, k)
     errors = columns({v: bootstrap(h, names[v], args.seed) for v, h in hits.items()}, n, k)
     np.savez_compressed(beside(run.path, ".npz"), classes=np.array(run.classes), **arrays)
-    clips = "1 centre clip" if args.clips == 1 else f"mean softmax of {args.clips} clips"
-    protocol = (f"{clips} of {a['frames']} frames x stride {a['stride']}, short side {a['resize']}, "
-                f"centre crop {a['size']}")
+    clips = "1 centre clip" if views[0] == 1 else f"mean softmax of {views[0]} clips"
+    clips = f"mean softmax of {views[1]} frames" if run.tsn else f"{clips} of {views[1]} frames x stride {a['stride']}"
+    protocol = f"{clips}, short side {a['resize']}, centre crop {a['size']}"
     return dict(checkpoint=str(run.path), name=run.name, method=run.method, config=run.config, seed=a["seed"],
                 epochs=[run.done[0], a["epochs"]], protocol=protocol,
-                figures={v: float(x) for v, x in figures.items()},
+                figures={v: float(x) for v, x in figures.items()} | fair,
                 bootstrap={v: float(x.std(ddof=1)) for v, x in errors.items()},
                 shuffles=[100 * float(h.mean()) for h in shuffled],
                 videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken,
-                probe=about, masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
+                fair=[int((scene >= 0).sum()), len(scene)] if fair else None, probe=about,
+                masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
 
 
 def beside(path, suffix):
@@ -482,7 +542,11 @@ HEADS = {"iid": "IID ↑", "scuba": "SCUBA ↑", "scufo": "SCUFO ↓", "off_chan
          "conflfg": "Confl-FG ↑", "contrasted": "contrasted ↑", "rare": "rare ↑", "shuffled": "shuffled",
          "log_ratio": "log ratio ↑", "masked": "masked → 1/K", "masked_entropy": "masked entropy → ln K",
          "scene_probe": "scene probe ↓", "adversary": "adversary"}
-DIGITS = {"log_ratio": 2, "masked_entropy": 2}    # else 1
+FAIR = {"independence": "I(Y';S) ↓", "oracle": "I(Y;S)", "amplified": "I(Y';S) - I(Y;S)",               # no | in tables
+        "separation": "I(Y';S, given Y) ↓", "sufficiency": "I(Y;S, given Y') ↓"}
+FAIR |= {f"{k}_less_floor": f"{v} less floor" for k, v in FAIR.items() if k != "amplified"}
+FAIR |= {"equalised_odds": "equalised odds ↓"}
+DIGITS = {"log_ratio": 2, "masked_entropy": 2} | {k: 3 for k in FAIR} | {"equalised_odds": 1}    # else 1
 
 # Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -516,7 +580,7 @@ def merge(measured):
             videos=[sum(n) for n in zip(*first["videos"].values(), strict=True)],  # used, listed
             mean={k: float(v.mean()) for k, v in values.items()}, plus_minus=spread,
             each={k: v.tolist() for k, v in values.items()},                                # of each seed
-            **{k: first.get(k) for k in ("probe", "masked", "classes")},
+            **{k: first.get(k) for k in ("probe", "masked", "classes", "fair")},
             plus_minus_is=("standard deviation over seeds, n - 1" if several else
                            "standard error by bootstrap over videos")))
     return rows
@@ -527,7 +591,8 @@ def cell(row, key, backgrounds):
     if key not in row["mean"]:
         return "-"
     digits = DIGITS.get(key, 1)
-    text = f"{row['mean'][key]:.{digits}f} ±{row['plus_minus'][key]:.{digits}f}"
+    text = f"{row['mean'][key]:.{digits}f}"
+    text += f" ±{row['plus_minus'][key]:.{digits}f}" if key in row["plus_minus"] else ""
     if key in ("scuba", "scufo"):
         text += f" ({' / '.join(format(row['mean'][f'{key}-{b}'], '.1f') for b in backgrounds)})"
     return text
@@ -561,10 +626,10 @@ def markdown(rows):
     """The Markdown table, a line for each row, under it a line that says what each is, then paired differences."""
     present = {k: None for row in rows for k in row["mean"]}
     backgrounds = [k.removeprefix("scuba-") for k in present if k.startswith("scuba-")]
-    keys = [k for k in HEADS if k in present]
-    table = [["run", *(HEADS[k] for k in keys)]]
-    table += [[row["name"], *(cell(row, k, backgrounds) for k in keys)] for row in rows]
-    lines = layout(table) + [""]
+    lines, tables = [], [{k: head for k, head in heads.items() if k in present} for heads in (HEADS, FAIR)]
+    for heads in tables if tables[1] else tables[:1]:
+        table = [[row["name"], *(cell(row, k, backgrounds) for k in heads)] for row in rows]
+        lines += [*layout([["run", *heads.values()], *table]), ""]
     lines += [f"SCUBA and SCUFO: mean ({' / '.join(backgrounds)})."] * bool(backgrounds)
     for row in rows:
         (epoch, epochs), (used, listed) = row["epochs"], row["videos"]
@@ -578,10 +643,15 @@ def markdown(rows):
         lines.append("- scene probe, {} to {} ({} to {} videos, {scenes} scenes): chance {chance:.1f}; the most "
                      "frequent scene {most_frequent:.1f}; from the true action alone {from_action:.1f}, the least of a "
                      "network that keeps the action.".format(*about["lists"], *about["videos"], **about))
-    against = [[row["name"], *(difference(row, rows[0], k) for k in keys)] for row in rows[1:]]
-    if any(set(line[1:]) != {"-"} for line in against):
-        lines += ["", *layout([[f"minus {rows[0]['name']}", *(HEADS[k] for k in keys)], *against]), "",
-                  "Differences are paired by seed: the mean and its 95 % t interval."]
+    fair = dict.fromkeys(tuple(row["fair"]) for row in rows if row["fair"])
+    lines += [f"- scenes S of {known} of {listed} test videos; I: mutual information over the mean of both entropies; "
+              "floor: its mean over 200 deals of the scenes at random; lower is fairer." for known, listed in fair]
+    for heads in tables if tables[1] else tables[:1]:
+        against = [[row["name"], *(difference(row, rows[0], k) for k in heads)] for row in rows[1:]]
+        if any(set(line[1:]) != {"-"} for line in against):
+            lines += ["", *layout([[f"minus {rows[0]['name']}", *heads.values()], *against])]
+    if lines[-1].startswith("|"):
+        lines += ["", "Differences are paired by seed: the mean and its 95 % t interval."]
     return "\n".join(lines)
 
 
@@ -697,6 +767,8 @@ def bias(args):
 CamArgs = make_dataclass("CamArgs", [
     *((f.name, f.type, f) for f in fields(Args)
       if f.name in ("runs", "test", "root", "split", "humans", "seed", "batch_size", "workers")),
+    ("map", str, arg("cam", "class activation maps, or SAAR's actionness masks: SMAD Fig. 7",
+                     choices=("cam", "actionness"))),
     ("videos", int, arg(8, "videos to draw, from the beginning of the list", low=1)),
     ("out", str, arg("cam", "folder of the pictures and of cam.json"))])
 
@@ -704,9 +776,12 @@ CamArgs = make_dataclass("CamArgs", [
 def last_maps(run, clip):
     """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, D, t, h, w) the last convolutional map. UserError where
     the logits are not the head of its mean (VGG, MViT): no class activation map is defined there."""
-    found, head, d = [], run.model.head, run.model.head.weight.shape[1]
+    found, head, tsn = [], run.model.head, getattr(run.model, "tsn", False)
+    d, shape = head.weight.shape[1], (len(clip), clip.shape[2])
 
     def keep(module, inputs, out):                             # D channels, first or (Swin) last, of several positions
+        if tsn and torch.is_tensor(out) and out.ndim > 3:                                           # of each frame
+            out = out.reshape(*shape, out.shape[1], *out.shape[-2:]).transpose(1, 2)
         if torch.is_tensor(out) and out.ndim == 5 and d in (out.shape[1], out.shape[4]) and out[0].numel() > d:
             found[:] = [maps for maps in (out, out.movedim(4, 1)) if maps.shape[1] == d]
     with nn.modules.module.register_module_forward_hook(keep):
@@ -723,6 +798,14 @@ def class_activation_map(maps, weight, chosen, size):
     weight W (K, D), classes chosen (N,) -> (N, T, H, W)"""
     cam = torch.einsum("ndthw,nd->nthw", maps, weight.flatten(1)[chosen])
     return F.interpolate(cam[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+
+
+def actionness(run, clip):
+    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, H, W) SAAR's mask (SMAD Sec. 5.1), enlarged"""
+    if getattr(run.model, "saar", None) is None:
+        raise UserError(f"{run.path}: it has no actionness masks: name runs of smad.py, trained with --saar")
+    z, mask = run.model.actionness(clip)
+    return z, F.interpolate(mask[:, None], clip.shape[2:], mode="trilinear", align_corners=False)[:, 0]
 
 
 def share_inside(cam, inside):
@@ -761,16 +844,18 @@ def draw(file, clip, cams):
 
 
 def cam(args):
-    """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts. An image strip and an
-    MP4 for each of the first --videos; over the whole list the share of the positive map that lies in human boxes."""
+    """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts; or, with --map, SAAR's
+    actionness masks (SMAD Fig. 7). An image strip and an MP4 for each of the first --videos; over the whole list the
+    share of the positive map that lies in human boxes."""
     runs, predicted, drawn, table = [load_run(path) for path in args.runs], [], [], []
-    if len({tuple(run.args[k] for k in ("frames", "stride", "size", "resize")) for run in runs}) != 1:
+    if len({tuple(run.args[k] for k in ("frames", "stride", "size", "resize")) + (run.tsn,) for run in runs}) != 1:
         raise UserError("name one run, or several that see the same clips: of equal frames, stride, size and resize")
-    options = Args(**{k: v for k, v in asdict(args).items() if k not in ("videos", "out")})
+    options = Args(**{k: v for k, v in asdict(args).items() if k not in ("videos", "out", "map")},
+                   clips=runs[0].args["frames"] if runs and runs[0].tsn else 1)
     videos, *others = (find_splits(run, options)["test"] for run in runs)
     if {other.sha1 for other in others} - {videos.sha1}:
         raise UserError("the runs are of different embedded benchmarks: name the videos with --test")
-    boxes, _ = find_labels(runs[0], options, videos)
+    boxes, *_ = find_labels(runs[0], options, videos)
     videos = videos if boxes else common.subset(videos, range(len(videos))[:args.videos])
     change = partial(with_boxes, boxes=boxes or common.Boxes(()))
     for run in runs:
@@ -779,8 +864,10 @@ def cam(args):
         for clip, _, batch, _ in batches(run, "cam", videos, options, change):                # (N, 2, 1, 3, T, S, S)
             clip, inside = clip[:, 0, 0], clip[:, 1, 0, 0] / 255
             with torch.inference_mode():
-                z, maps = last_maps(run, common.normalise(clip, run.args["mean"], run.args["std"]))
-                heat = class_activation_map(maps, run.model.head.weight, z.argmax(1), clip.shape[2:])
+                x = common.normalise(clip, run.args["mean"], run.args["std"])
+                z, maps = actionness(run, x) if args.map == "actionness" else last_maps(run, x)
+                heat = maps if args.map == "actionness" else class_activation_map(
+                    maps, run.model.head.weight, z.argmax(1), clip.shape[2:])
             found.append(torch.stack([batch["bad"], *(x.cpu() for x in (z.argmax(1), *share_inside(heat, inside)))]))
             first += zip(clip.cpu(), heat.cpu(), strict=True) if len(first) < args.videos else ()
         bad, named, share, area = torch.cat(found, 1).double().numpy()

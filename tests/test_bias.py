@@ -1,4 +1,4 @@
-"""evaluate.py's figures of SDN (masked clips, scene probe, B_scene, class activation maps) against closed forms."""
+"""evaluate.py's figures of SDN and SMAD (masked clips, scene probe, fairness, B_scene, maps) against closed forms."""
 
 import json
 import math
@@ -19,6 +19,7 @@ from torch import nn
 import albar
 import common
 import evaluate
+import smad
 import test_evaluate
 from common import UserError
 
@@ -230,7 +231,7 @@ def test_scene_figures_of_known_features(bench, capsys):
     floors = evaluate.scene_floors(bench.actions[:20], bench.scenes[:20], bench.actions[20:], val)
     assert [about["most_frequent"], about["from_action"]] == pytest.approx([100 * some for some in floors])
     out = capsys.readouterr().out
-    head, _, plain, sdn = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
+    head, _, plain, sdn, *_ = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
     assert [h.strip() for h in head] == ["run", "IID ↑", "scene probe ↓", "adversary"]
     assert plain[3].strip() == "-" and sdn[3].strip().startswith(f"{100 * right:.1f} ±")
     assert out.count("- scene probe, ") == 1 and "chance 25.0" in out
@@ -278,6 +279,145 @@ def test_bad_flags(bench, monkeypatch, capsys, change, message):
         Path("other.txt").write_text("elsewhere/a 0\n")
     folder, flags = bench.save("run", head=change.pop("head", False)), dict(test=bench.list) | bench.probe | change
     assert message in fails(capsys, [folder, *argv({k: v for k, v in flags.items() if v})])
+
+
+# ---- Fairness: SMAD Sec. 3 and 6.2 ---------------------------------------------------------------------------------
+def information(a, b):
+    """I(A;B) and the mean of both entropies in nats, from the definition."""
+    joint = {(x, y): np.mean((a == x) & (b == y)) for x in set(a.tolist()) for y in set(b.tolist())}
+    total = sum(p * math.log(p / np.mean(a == x) / np.mean(b == y)) for (x, y), p in joint.items() if p)
+    return total, -sum(np.mean(c == x) * math.log(np.mean(c == x)) for c in (a, b) for x in set(c.tolist())) / 2
+
+
+def test_table_4_against_the_definition():
+    rng = np.random.default_rng(0)
+    y, s = rng.integers(0, 4, 300), rng.integers(0, 5, 300)
+    s = np.where(rng.random(300) < 0.5, y, s)
+    predicted = np.where(rng.random(300) < 0.7, y, s % 4)
+    got = evaluate.fairness(y, predicted, s, 0)
+
+    def given(a, b, c):
+        parts = [[np.mean(c == k) * v for v in information(a[c == k], b[c == k])] for k in set(c.tolist())]
+        i, h = np.sum(parts, 0)
+        return i / h
+    want = dict(independence=np.divide(*information(predicted, s)), oracle=np.divide(*information(y, s)),
+                separation=given(predicted, s, y), sufficiency=given(y, s, predicted))
+    assert {name: got[name] for name in want} == pytest.approx(want)
+    assert all(got[f"{name}_less_floor"] < got[name] for name in want)
+    assert got["amplified"] == pytest.approx(got["independence"] - got["oracle"])
+    fair = evaluate.fairness(y, np.where(rng.random(300) < 0.7, y, (y + 1) % 4), s, 0)    # errors that no scene causes
+    assert abs(fair["separation_less_floor"]) < 0.02 < 0.05 < got["separation_less_floor"]
+    assert evaluate.fairness(y, y, s, 0)["separation"] == 0 == evaluate.fairness(y, y, s, 0)["amplified"]
+
+
+def test_equalised_odds():
+    rng = np.random.default_rng(0)
+    labels, scenes = np.repeat([0, 1], 4000), np.tile(np.repeat(np.arange(4), 1000), 2)
+    chance = np.array([[0.9, 0.7, 0.5, 0.3], [0.8, 0.8, 0.8, 0.8]])[labels, scenes]
+    spread = (np.var([0.9, 0.7, 0.5, 0.3], ddof=1) / 2) ** 0.5
+    assert evaluate.equalised_odds(rng.random(8000) < chance, labels, scenes) == pytest.approx(spread, rel=0.05)
+    few = [evaluate.equalised_odds(rng.random(40) < 0.7, np.zeros(40), np.arange(40) % 8) ** 2 for _ in range(400)]
+    raw = 0.7 * 0.3 / 5                                           # what the binomial alone would show with 5 videos each
+    assert np.mean(few) < 0.4 * raw                               # half of the draws are below 0, and count as 0
+    right, pairs = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0]), np.array([0] * 5 + [1] * 5 + [2] * 2)
+    assert evaluate.equalised_odds(right, np.zeros(12), pairs) == pytest.approx(0.5 ** 0.5)    # the third is too small
+    assert math.isnan(evaluate.equalised_odds(right, np.zeros(12), pairs, least=6))
+    assert math.isnan(evaluate.equalised_odds(right, np.arange(12), pairs))
+
+
+def test_fairness_of_runs(bench, capsys):
+    """Two seeds that are always right, on videos whose last ten have no scene label."""
+    with np.load(bench.path / "scenes.npz") as old:
+        arrays = {k: old[k][:38] if k != "categories" else old[k] for k in old}
+    common.save_arrays(bench.path / "scenes.npz", **arrays)
+    scenes = bench.probe["scenes"]
+    rows = run(bench.save("one"), bench.save("two", seed=1), test=bench.list, scenes=scenes, shuffles=0)
+    want = evaluate.fairness(bench.actions[:38], bench.actions[:38], bench.scenes[:38], 0)
+    assert len(rows) == 1 and rows[0]["fair"] == [38, 48] and "probe" in rows[0] and rows[0]["probe"] is None
+    assert {k: rows[0]["mean"][k] for k in want} == pytest.approx(want)
+    out = capsys.readouterr().out
+    assert "38 of 48 test videos" in out and "I(Y';S) ↓" in out and "equalised odds ↓" not in out
+    widths = {line.count("|") for line in out.splitlines() if line.startswith("|")}
+    assert len(widths) == 2                                       # a | inside a cell would break the table
+    with np.load(bench.path / "runs/one/evaluate.npz") as saved:
+        assert saved["test/scenes"].tolist() == [*bench.scenes[:38], *[-1] * 10]
+    row, = run(bench.save("alone"), test=bench.list, scenes=scenes, shuffles=0)
+    assert f"{row['mean']['oracle']:.3f} " in capsys.readouterr().out and "oracle" not in row["plus_minus"]
+
+
+def test_scenes_of_other_videos(bench, capsys):
+    common.save_arrays(bench.path / "other.npz", paths=np.array(["x"]), probabilities=np.ones((1, 2), np.float16),
+                       categories=np.array(["a", "b"]))
+    words = [bench.save("one"), "--test", bench.list, "--scenes", bench.path / "other.npz"]
+    assert "--scenes: no labels of the test list's videos, such as v/v00" in fails(capsys, words)
+
+
+# ---- What the method says of testing -------------------------------------------------------------------------------
+def smad_run(world, folder, monkeypatch, **change):
+    """A checkpoint of smad.py with random weights, on the embedded benchmark."""
+    args = smad.Args(**smad.TOY | dict(data=str(folder)) | change)
+    monkeypatch.setattr(common, "toy", lambda *_: world)
+    torch.manual_seed(0)
+    net = smad.build_model(args, 8)
+    net.add_adversaries(dict(scene=24, object=8))
+    if net.saar:
+        torch.nn.init.normal_(net.saar.score.weight)
+    (folder / "run").mkdir()
+    torch.save(dict(method="smad", args=vars(args), classes=list(common.ACTIONS), epoch=1, step=1, list_sha1="",
+                    model=net.state_dict()), folder / "run/last.pt")
+    return folder / "run", net.eval()
+
+
+@pytest.mark.parametrize("clips,views", [(0, 3), (2, 2)])
+def test_clips_are_the_methods_own_or_the_flags(world, tmp_path, monkeypatch, clips, views):
+    folder, _ = smad_run(world, tmp_path, monkeypatch, test_clips=3)
+    row, = run(str(folder), clips=clips, shuffles=1)
+    with np.load(folder / "evaluate.npz") as saved:
+        assert saved["test/logits"].shape == (20, views, 8) and saved["shuffled-0/order"].shape == (20, views, 8)
+    assert f"mean softmax of {views} clips of 8 frames" in row["protocol"] and "adversary" in row["mean"]
+
+
+@pytest.mark.parametrize("clips,frames", [(0, 5), (4, 4)])
+def test_a_tsn_is_tested_on_single_frames_spread_evenly(world, tmp_path, monkeypatch, clips, frames):
+    """Their softmax is averaged; no order of theirs matters; SCUFO repeats one of them."""
+    folder, net = smad_run(world, tmp_path, monkeypatch, model="tsn_tiny", frames=3, test_clips=5)
+    row, = run(str(folder), clips=clips, shuffles=2)
+    videos = common.read_list(world / "test.txt", part="test")
+    at = [(2 * k + 1) * common.LENGTH // (2 * frames) for k in range(frames)]
+    clip = common.test_transform(32, 36)(common.read_clip(videos.full(0), at).permute(0, 3, 1, 2))
+    x = common.normalise(clip.transpose(0, 1)[None], smad.Args.mean, smad.Args.std)
+    with torch.no_grad():
+        each = torch.cat([net(x[:, :, [t]]) for t in range(frames)])
+    with np.load(folder / "evaluate.npz") as saved:
+        assert torch.allclose(torch.from_numpy(saved["test/logits"][0]), each, atol=1e-5)
+        assert saved["test/logits"].shape == (20, frames, 8)
+        still = saved["scufo-photo/logits"]
+        assert np.allclose(still, still[:, :1], atol=1e-6) and saved["scufo-photo/order"].shape == (20, 1, frames)
+    assert row["mean"]["log_ratio"] == 0 and row["protocol"].startswith(f"mean softmax of {frames} frames, short side")
+
+
+@pytest.mark.parametrize("model,frames", [("tiny", 8), ("tsn_tiny", 3)])
+def test_maps_and_masks_of_smad(world, tmp_path, monkeypatch, capsys, model, frames):
+    folder, net = smad_run(world, tmp_path, monkeypatch, model=model, frames=frames)
+    tables = {}
+    for kind in ("cam", "actionness"):
+        command("cam", folder, "--map", kind, "--videos", 1, "--out", tmp_path / kind)
+        tables[kind], = json.loads((tmp_path / kind / "cam.json").read_text())["table"]
+        assert len(list((tmp_path / kind).glob("*.mp4"))) == 1
+    cam, mask = tables.values()
+    assert cam["inside"] != mask["inside"] and cam["area"] == mask["area"]
+    ran, x = evaluate.load_run(folder), torch.randn(2, 3, frames, 32, 32)
+    with torch.no_grad():
+        z, mask = evaluate.actionness(ran, x)
+        assert mask.shape == (2, frames, 32, 32) and torch.equal(z, net(x))
+        assert mask.mean((2, 3)) == pytest.approx(torch.ones(2, frames), abs=0.2) and mask.std() > 0.01
+        z, maps = evaluate.last_maps(ran, x)
+        assert maps.shape[:2] == (2, 64) and (model == "tiny" or maps.shape[2] == 3)
+
+
+def test_masks_of_a_run_that_has_none(looking, capsys):
+    line = fails(capsys, ["cam", looking.save("actor"), *looking.flags, "--map", "actionness"])
+    assert "it has no actionness masks" in line
 
 
 # ---- B_scene -------------------------------------------------------------------------------------------------------
