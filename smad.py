@@ -19,7 +19,18 @@ Commands
   python smad.py labels train.txt val.txt --root videos --weights IMAGENET1K_V2 --out objects.npz
   python smad.py split train.txt --labels scene=scenes.npz --out k200db           (Sec. 4.1; two facets: both-split)
   torchrun --nproc-per-node 8 smad.py --train k200db/train.txt --root videos --aspect scene=scenes.npz \\
-      --aspect object=objects.npz --aspect event=HVU_Train_V1.0.csv:event; with --tsn: the 2D network
+      --aspect object=objects.npz --aspect event=HVU_Train_V1.0.csv:event          (--tsn: the 2D network)
+
+SILENT in the paper, for which there is no official code
+  S1  Eqs. (3), (4) differ by the labels' entropy, so that 0.5 of each has exactly the gradient of one Eq. (3).
+  S2  the recipe, dropout and pre-processing: mmaction2's of TSN and of SlowOnly from ImageNet weights.
+  S3  an adversary sees the pooled features that the action head sees (of a TSN each segment's, the losses averaged)
+      through SDN's four layers without batch norm. lambda_i scales its own step too, as Eq. (1) says (SDN's does not).
+  S4  which aspects Tables 2, 3, 5 to 7 use: scene and object, each divided by 2, as Sec. 6.3 does. A label is the mean
+      of 10 frames' softmax. BCE is the mean over the tags. A video without labels adds nothing.
+  S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm; the score's convolution starts at zero. It
+      belongs to Theta: it gets the reversed gradients too.
+  S6  TSN at test averages the softmax of its 25 frames, each the middle of a part. The split: see `split --help`.
 """
 
 import math

@@ -2,6 +2,7 @@
 
     python tests/bench.py loading [--clip FILE ...]
     python tests/bench.py steps [--batch N] [--amp bf16] [--compile] [--channels-last]
+    python tests/bench.py smad [--batch N] [--amp bf16]
 
 loading: training clips per CPU-second (random clip, random resized crop, flip, normalise; one thread) of this project
 and, where they are installed, of torchcodec and decord with torchvision.transforms.v2.
@@ -9,6 +10,8 @@ and, where they are installed, of torchcodec and decord with torchvision.transfo
 steps: time and memory of ALBAR's training step with its backward passes over those of the plain step. A forward pass
 is 1 and its backward pass 2: plain 3, ALBAR 9 (moving 3, static 1, its gradient 1, the derivative of both 4). The floor
 of the ratio is thus 3, and 4 for the products of two activations in attention. The optimiser's own step is not in it.
+smad: likewise of SMAD's step with two aspects (365 scenes, 1000 objects), of its two parts, and the share of the
+operations that SAAR adds to a forward pass.
 On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the process's.
 """
 
@@ -27,11 +30,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter, where
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import albar  # noqa: E402
 import common  # noqa: E402
+import smad  # noqa: E402
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 
@@ -175,7 +180,7 @@ def step_cost(name, args, device):
     net = albar.build_model(albar.Args(model=name), num_classes=101).to(device)
     net = net.to(memory_format=torch.channels_last_3d) if args.channels_last else net
     model = torch.compile(net) if args.compile else net  # as train() does: the static clip goes through net itself
-    size, on_cuda = args.batch or (8 if device.type == "cuda" else 2), device.type == "cuda"
+    size = args.batch or (8 if device.type == "cuda" else 2)
     clip = torch.randn(size, 3, frames, side, side, device=device)
     clip = clip.contiguous(memory_format=torch.channels_last_3d) if args.channels_last else clip
     data = dict(clip=clip, label=torch.arange(size, device=device) % 101)
@@ -187,7 +192,17 @@ def step_cost(name, args, device):
         backward = lambda loss: scaler.scale(loss).backward()  # noqa: E731
         backward(albar.training_step(model, data, settings, backward if apart else None)[0])
 
-    def seconds(run):  # CPU-seconds, which other programs disturb least; of a GPU, those that pass
+    runs = {kind: partial(step, model, *how) for kind, how in STEPS.items()}
+    if args.compile:
+        runs["plain, not compiled"] = partial(step, net, *STEPS["plain"])
+    compare(name, f"{size} x {frames} x {side} x {side}", {k: (net, run) for k, run in runs.items()}, args, device)
+
+
+def compare(name, shape, runs, args, device):
+    """One row for each of {kind: (network, a step of it)}, "plain" among them. Their rounds alternate."""
+    on_cuda = device.type == "cuda"
+
+    def seconds(net, run):  # CPU-seconds, which other programs disturb least; of a GPU, those that pass
         clock, repeat = (time.perf_counter, 10) if on_cuda else (time.process_time, 1)
         start = clock()
         for _ in range(repeat):
@@ -197,31 +212,65 @@ def step_cost(name, args, device):
             torch.cuda.synchronize()
         return (clock() - start) / repeat
 
-    runs = {kind: partial(step, model, *how) for kind, how in STEPS.items()}
-    if args.compile:
-        runs["plain, not compiled"] = partial(step, net, *STEPS["plain"])
-    for run in runs.values():
-        seconds(run)  # the first time compiles, chooses algorithms and leaves gradients
-    memory = {kind: peak_memory(run, device) for kind, run in runs.items()}
-    spent = [{kind: seconds(run) for kind, run in runs.items()} for _ in range(args.rounds)]
+    for net, run in runs.values():
+        seconds(net, run)  # the first time compiles, chooses algorithms and leaves gradients
+    memory = {kind: peak_memory(run, device) for kind, (_, run) in runs.items()}
+    spent = [{kind: seconds(*run) for kind, run in runs.items()} for _ in range(args.rounds)]
     for kind in runs:
         ratio = sorted(round_[kind] / round_["plain"] for round_ in spent)
-        print(f"| {name} | {size} x {frames} x {side} x {side} | {kind} | "
+        print(f"| {name} | {shape} | {kind} | "
               f"{1e3 * statistics.median(round_[kind] for round_ in spent):.0f} | {statistics.median(ratio):.2f} | "
               f"{ratio[0]:.2f} to {ratio[-1]:.2f} | {memory[kind] / 1e6:.0f} | {memory[kind] / memory['plain']:.2f} |",
               flush=True)  # fmt: skip
 
 
-def steps(args):
+def begin(args, more=""):
+    """Say what is measured on what. -> device"""
     torch.set_num_threads(1)
     device = common.start(0)[2]
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == 'cuda' else 'one CPU core'}, "
-          f"amp {args.amp}, compile {args.compile}, channels last {args.channels_last}; "
-          "the peak is above weights and gradients")
+          f"amp {args.amp}{more}; the peak is above weights and gradients")
     print("| model | batch | step | ms | ratio | rounds | peak, MB | ratio |")
     print("|---|---|---|---|---|---|---|---|")
+    return device
+
+
+def steps(args):
+    device = begin(args, f", compile {args.compile}, channels last {args.channels_last}")
     for name in args.models:
         step_cost(name, args, device)
+
+
+SMAD_SHAPES = {"slowonly_r18": (8, 224), "tsn_r50": (3, 224), "r3d_18": (16, 112), "tiny": (8, 32)}
+ASPECTS = {"scene": 365, "object": 1000}
+
+
+def smad_cost(args):
+    """Rows of SMAD's step; then SAAR's operations over those of the backbone in a forward pass."""
+    device, share = begin(args), {}
+    for name, (frames, side) in SMAD_SHAPES.items():
+        size, runs, work = args.batch or (8 if device.type == "cuda" or name == "tiny" else 2), {}, {}
+        clip = torch.randn(size, 3, frames, side, side, device=device)
+        batch = dict(clip=clip, label=torch.arange(size, device=device), tags=set())
+        soft = {key: torch.rand(size, n, device=device).softmax(1) for key, n in ASPECTS.items()}
+        kinds = {"plain": (False, {}), "SAAR": (True, {}), "MAAT": (False, soft), "SMAD": (True, soft)}
+        for kind, (saar, aspects) in kinds.items():
+            flags = (smad.TOY if name == "tiny" else {}) | dict(model=name, saar=saar, amp=args.amp)
+            settings = smad.Args(**flags)
+            net = smad.build_model(settings, 400)
+            net.add_adversaries({key: ASPECTS[key] for key in aspects})
+            net.to(device)
+            scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+
+            def step(net=net, settings=settings, aspects=aspects, scaler=scaler, batch=batch):
+                scaler.scale(smad.training_step(net, batch | dict(aspects=aspects), settings)[0]).backward()
+            runs[kind] = net, step
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                net(clip[:1])
+            work[kind] = counter.get_total_flops()
+        share[name] = 100 * (work["SAAR"] / work["plain"] - 1)
+        compare(name, f"{size} x {frames} x {side} x {side}", runs, args, device)
+    print("SAAR's operations over the backbone's:", ", ".join(f"{name} {value:.2f} %" for name, value in share.items()))
 
 
 def main():
@@ -243,6 +292,11 @@ def main():
     command.add_argument("--compile", action="store_true", help="torch.compile for the moving clip")
     command.add_argument("--channels-last", action="store_true", help="weights and clips in channels_last_3d")
     command.set_defaults(run=steps)
+    command = commands.add_parser("smad", help="time and memory of SMAD's step over the plain one, SAAR's operations")
+    command.add_argument("--batch", type=int, default=0, help="clips of a step (none: 2, on CUDA 8)")
+    command.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
+    command.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
+    command.set_defaults(run=smad_cost)
     args = parser.parse_args()
     args.run(args)
 

@@ -317,7 +317,7 @@ def test_equalised_odds():
     spread = (np.var([0.9, 0.7, 0.5, 0.3], ddof=1) / 2) ** 0.5
     assert evaluate.equalised_odds(rng.random(8000) < chance, labels, scenes) == pytest.approx(spread, rel=0.05)
     few = [evaluate.equalised_odds(rng.random(40) < 0.7, np.zeros(40), np.arange(40) % 8) ** 2 for _ in range(400)]
-    raw = 0.7 * 0.3 / 5                                           # what the binomial alone would show with 5 videos each
+    raw = 0.7 * 0.3 / 5                                          # what the binomial alone would show with 5 videos each
     assert np.mean(few) < 0.4 * raw                               # half of the draws are below 0, and count as 0
     right, pairs = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 0]), np.array([0] * 5 + [1] * 5 + [2] * 2)
     assert evaluate.equalised_odds(right, np.zeros(12), pairs) == pytest.approx(0.5 ** 0.5)    # the third is too small

@@ -35,7 +35,7 @@ LIGHT = dict(model="ssdlite320_mobilenet_v3_large", workers=0, max_bad=1.0)     
 
 def run(word, flags, *lists):
     """The command line of a step, here."""
-    common.cli(sdn.ScenesArgs, None, argv=[word, *map(str, lists), *argv(flags)], steps=sdn.STEPS)
+    common.cli(common.LabelArgs, None, argv=[word, *map(str, lists), *argv(flags)], steps=sdn.STEPS)
     return arrays(flags["out"])
 
 
@@ -252,10 +252,10 @@ def test_categories(places, tmp_path):
     def names(text, **change):
         (tmp_path / "c.txt").write_text(text)
         flags = dict(weights="none", categories=str(tmp_path / "c.txt")) | change
-        return common.category_names(sdn.ScenesArgs(**flags))
+        return common.category_names(common.LabelArgs(**flags))
     assert names("/a/airfield 0\n/b/bow_window/indoor 62\n") == ["airfield", "bow_window/indoor"]
     assert names("\ufefflounge\n\nroute 66\n/mnt\n") == ["lounge", "route 66", "/mnt"]
-    assert len(common.category_names(sdn.ScenesArgs(weights="IMAGENET1K_V2"))) == 1000
+    assert len(common.category_names(common.LabelArgs(weights="IMAGENET1K_V2"))) == 1000
     if (file := SHARED / "assets/annotations/places365/categories_places365.txt").exists():
         real = names(file.read_text())
         assert len(real) == len(set(real)) == 365 and real[63] == "bow_window/indoor" and real[-1] == "zen_garden"
@@ -396,7 +396,7 @@ def test_old_names_of_layers(name, tmp_path):
     old = old_names(re.sub(r"^features\.", "features.module.", key) for key in state)
     assert "densenet" not in name or "features.module.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(dict(state_dict=dict(zip(old, state.values(), strict=True))), tmp_path / "old.pth")
-    args = sdn.ScenesArgs(model=name, weights=str(tmp_path / "old.pth"))
+    args = common.LabelArgs(model=name, weights=str(tmp_path / "old.pth"))
     net = common.labeller(args, torchvision.models, num_classes=2)[0]
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
@@ -589,7 +589,7 @@ def both_steps(words, note):
     opened, real = set(), common._open
     common._open = lambda path: (opened.add(Path(path).name), real(path))[1]
     for line in words:
-        common.cli(sdn.ScenesArgs, None, argv=line, steps=sdn.STEPS)
+        common.cli(common.LabelArgs, None, argv=line, steps=sdn.STEPS)
         (note / f"{line[0]}{os.environ['RANK']}").write_text(" ".join(opened))
         opened.clear()
         common._index.cache_clear()

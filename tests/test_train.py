@@ -20,6 +20,7 @@ from conftest import ROOT, SCRIPTS, Forked, argv, command, ended, fails, load, l
 
 import common
 import evaluate
+import smad
 from common import UserError
 
 RESULT = ("model", "optimizer", "scheduler", "scaler", "step", "epoch", "best", "extra", "classes", "list_sha1", "rng")
@@ -37,7 +38,13 @@ OWN = {  # what differs between the scripts
         figures={"val/scene_accuracy": 1},
         logged=lambda args: {"adv": (0, 99), "scene_accuracy": (0, 1), "ent": (0, LN), "masked_accuracy": (0, 1),
                              "masked_share": (1, 1)},
-        loss=lambda args, r: r["ce"] + r["adv"], last_part=set())}
+        loss=lambda args, r: r["ce"] + r["adv"], last_part=set()),
+    "smad": dict(
+        other=dict(w_kl=0.1), lr=2e-3, equations=5, help=r"--w-bce W_BCE\s+weight of the binary cross-entropy, tags",
+        figures={"val/scene_accuracy": 1, "val/event_accuracy": 1},
+        logged=lambda args: {"scene_adv": (0, 99), "scene_accuracy": (0, 1), "event_adv": (0, 99),
+                             "event_accuracy": (0, 1), "backbone": (-99, 99)},
+        loss=lambda args, r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2, last_part=set())}
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -134,7 +141,8 @@ def test_validation_list_and_held_out_share(script, flags, world):
 
 @each("workers change", albar=[(2, dict(static_frame="random", augment="stillmix")),
                                (0, dict(static_frame="first", augment="mixup"))],
-      sdn=[(2, {}), (0, dict(scene_labels="hard", optimizer="sgd", schedule="plateau", warmup=0.0, flip=0.5))])
+      sdn=[(2, {}), (0, dict(scene_labels="hard", optimizer="sgd", schedule="plateau", warmup=0.0, flip=0.5))],
+      smad=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5))])
 def test_same_seed_same_weights(script, flags, tmp_path, workers, change):
     """Whatever the number of loader processes, and another seed gives other weights."""
     flags |= dict(epochs=1) | change
@@ -170,13 +178,14 @@ def strike(monkeypatch, at, number=signal.SIGTERM):
 
 
 PLATEAU = dict(schedule="plateau", warmup=0.0, patience=0, optimizer="sgd", head_epochs=1, epochs=3, accumulate=2)
+TSN = dict(model="tsn_tiny", schedule="step", milestones=(1, 2), optimizer="sgd", clip_grad=1.0, accumulate=2)
 
 
 @each("number at change", albar=[
     (signal.SIGTERM, 13, dict(accumulate=2, static_frame="random", augment="stillmix")), (signal.SIGINT, 7, {}),
     (signal.SIGTERM, 10, {}), (signal.SIGINT, 19, {})], sdn=[
     (signal.SIGTERM, 13, PLATEAU), (signal.SIGINT, 20, PLATEAU), (signal.SIGTERM, 12, dict(head_epochs=1)),
-    (signal.SIGINT, 7, {})])
+    (signal.SIGINT, 7, {})], smad=[(signal.SIGTERM, 13, TSN), (signal.SIGINT, 7, {})])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp_path, monkeypatch, number, at, change):
     flags |= change
     train(script, flags, out=str(tmp_path / "whole"))
@@ -196,7 +205,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp
     assert equal(last, tmp_path / "whole/last.pt")
 
 
-@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)])
+@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)])
 def test_a_signal_to_the_whole_group_with_loader_processes(script, flags, tmp_path, number):
     """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes too."""
     flags |= dict(epochs=30, workers=2, cache=False)
@@ -258,7 +267,8 @@ TEN = dict(batch_size=8, accumulate=2, epochs=1)
 
 @each("change torchrun", albar=[(ALL, False), (TEN, False), (ALL | dict(w_adv=0.0, w_ent=0.0), False)],  # no bias in it
       sdn=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), True), (ALL | dict(scene_labels="none"), False),
-           (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12, epochs=2), False)])
+           (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12, epochs=2), False)],
+      smad=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), False), (ALL | dict(aspect=("none",)), False)])
 def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, change, torchrun):
     """The full loss through DistributedDataParallel: its averaged gradient, and the weights after ten steps."""
     flags |= change
@@ -410,7 +420,7 @@ BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
                       r"of 80 videos cannot be read \(--max-bad 0.02\): train/000[0-4].mp4"),
     "all videos broken": (lambda f, p: edited(f, p, broken=80), "cannot be read|cannot read .*train/.*.mp4"),
     "all val broken": (lambda f, p: edited(f, p, part="val", broken=20), "no validation video can be read"),
-    "model": (lambda f, p: f | dict(model="resnet50"), "--model resnet50: not one of tiny, .*swin3d_t"),
+    "model": (lambda f, p: f | dict(model="resnet50"), "--model resnet50: not one of tiny, .*r3d_18"),
     "weights": (lambda f, p: f | dict(weights="KINETICS"), "--weights KINETICS: no such file"),
     "weights no file of weights": (lambda f, p: f | dict(weights=__file__), "test_train.py: not a file of weights"),
     "weights a folder": (lambda f, p: f | dict(weights=str(p)), "Is a directory"),
@@ -451,7 +461,41 @@ BAD_ALSO = {  # of one script
         "init of other classes": (lambda f, p: f | dict(init=checkpoint(p, "sdn")), "--init .*first.pt: of other cl"),
         "warm-up of the plateau": (lambda f, p: f | dict(schedule="plateau"), "--warmup is of --schedule cosine"),
         "heads alone": (lambda f, p: f | dict(head_epochs=2), "--head-epochs must be fewer than --epochs"),
-        "init is missing": (lambda f, p: f | dict(init=str(p / "none.pt")), "none.pt: no such file")}}
+        "init is missing": (lambda f, p: f | dict(init=str(p / "none.pt")), "none.pt: no such file")},
+    "smad": {
+        "negative weight": (lambda f, p: f | dict(w_bce=-1.0), "--w-bce -1.0: must be at least 0"),
+        "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d: not one of tiny, tsn_tiny, .*r3d_18"),
+        "no aspect": (lambda f, p: f | dict(aspect=()), "MAAT needs labels: --aspect NAME=FILE .* or --aspect none"),
+        "no such file": (lambda f, p: f | dict(aspect=(f"scene={p}/none.npz",)), "none.npz: No such file"),
+        "boxes for an aspect": (lambda f, p: aspect(f, "scene", "humans.npz"), "humans.npz: not a file that an offl"),
+        "tags for labels": (lambda f, p: aspect(f, "event", "tags.npz"), "tags.npz: not a file that an offline step"),
+        "labels for tags": (lambda f, p: aspect(f, "event", "scenes.npz:event"), "scenes.npz: not a file that an off"),
+        "two of a name": (lambda f, p: f | dict(aspect=f["aspect"][:1] * 2), "--aspect scene=.*: a second of that n"),
+        "name of a method": (lambda f, p: aspect(f, "keys", "scenes.npz"), "--aspect keys=.*cannot be used: rename"),
+        "name": (lambda f, p: aspect(f, "my-scene", "scenes.npz"), "--aspect my-scene=.*: expected NAME=FILE.npz, NA"),
+        "none and one": (lambda f, p: f | dict(aspect=("none", *f["aspect"])), "--aspect none: expected NAME=FILE"),
+        "bare name": (lambda f, p: f | dict(aspect=("scene",)), "--aspect scene: expected NAME=FILE.npz"),
+        "no category": (lambda f, p: f | dict(aspect=("event=x.csv",)), "--aspect event=x.csv: .*FILE.csv:CATEGORY"),
+        "category": (lambda f, p: aspect(f, "event", "tags.npz:scene"),
+                     "tags.npz: no tags of 'scene', but of attribute, context, event"),
+        "videos without labels": (lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt")),
+                                  "scenes.npz: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
+        "videos without tags": (
+            lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt"), aspect=f["aspect"][1:]),
+            "tags.npz: no tags of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
+        "line of tags": (lambda f, p: f | dict(aspect=(f"event={hvu(p, 'run,0000,0,10', 'run,0001,0')}:event",)),
+                         "hvu.csv:3: expected `tag.tag,id,0.0,10.0`: 'run,0001,0'")}}
+
+
+def aspect(flags, name, file):
+    """--aspect of a file of the benchmark's."""
+    return flags | dict(aspect=(f"{name}={Path(flags['train']).parent / file}",))
+
+
+def hvu(folder, *lines):
+    """A file of HVU's tags with its one category beside it."""
+    text(folder / "HVU_Tags_Categories_V1.0.csv", "Tag,Category\nrun,event")
+    return text(folder / "hvu.csv", "\n".join(["Tags,youtube_id,time_start,time_end", *lines]))
 
 
 def text(path, line):
@@ -464,7 +508,7 @@ def checkpoint(folder, method):
     return str(folder / "first.pt")
 
 
-@each("name", **{script: [(name,) for name in (*BAD, *BAD_ALSO[script])] for script in SCRIPTS})
+@each("name", **{script: [(name,) for name in BAD | BAD_ALSO[script]] for script in SCRIPTS})
 def test_bad_input_ends_with_one_line(name, script, flags, tmp_path, capsys):
     wrong, message = (BAD | BAD_ALSO[script.__name__])[name]
     line = fails(capsys, argv(wrong(flags, tmp_path)), script=script)
@@ -484,7 +528,7 @@ def test_resume_from_something_else(script, flags, tmp_path, capsys, content, me
     assert (tmp_path / "run/last.pt").read_bytes() == before
 
 
-@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)])
+@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)], smad=[("aspect",), ("saar",)])
 def test_baseline_with_a_weight_is_a_contradiction(script, flags, capsys, own_flag):
     short = script.SHORT["baseline"]
     bare = {name: value for name, value in flags.items() if name not in short}
@@ -583,9 +627,8 @@ def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
     for tag, name in set(rows) - set(here):
         assert ast.get_docstring(functions(evaluate)[name.removeprefix("evaluate.")]).startswith(tag)
     docs = {name: ast.get_docstring(f) or "" for name, f in functions(script).items()}
-    assert [(m.group(), name) for name, said in docs.items() if (m := re.match(r"Eq\. \(\d+\)", said))] == here
-    calls = [n for n in ast.walk(functions(script)["training_step"])
-             if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert sorted((m.group(), f) for f, said in docs.items() if (m := re.match(r"Eq\. \(\d+\)", said))) == here
+    calls = [n for n in ast.walk(ast.parse(source(script))) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     assert {name for _, name in here} <= {call.func.id for call in calls}
     for tag, name in here:                                           # `grep "Eq. (5)"`: the row, the function, the use
         used = [lines[call.lineno - 1] for call in calls if call.func.id == name]
@@ -606,7 +649,9 @@ def flags_read(script, main):
 def test_every_flag_is_read_and_shortcuts_are_flags(script):
     """Of each sub-command too."""
     for Args, main in [(script.Args, script.train), *getattr(script, "STEPS", {}).values()]:
-        assert {f.name for f in fields(Args)} == flags_read(script, main.__name__), main.__name__
+        tested = {"test_clips"} if script is smad and main is script.train else set()           # evaluate.py reads it
+        assert {f.name for f in fields(Args)} == flags_read(script, main.__name__) | tested, main.__name__
+        assert all(f'"{name}"' in source(evaluate) for name in tested)
     names = {f.name for f in fields(script.Args)}
     assert set(script.TOY) <= names and set().union(*script.SHORT.values()) <= names
     assert not [n for n in ast.walk(ast.parse(source(script))) if isinstance(n, ast.Attribute)
