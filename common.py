@@ -45,16 +45,17 @@ def arg(default, help, choices=None, low=None, high=None, positional=False):
     return field(default=default, metadata=dict(help=help, choices=choices, low=low, high=high, positional=positional))
 
 
-def cli(Args, main, toy=None, short=None, argv=None, steps=None):
+def cli(Args, main, toy=None, short=None, argv=None, steps=None, recipes=None):
     """Read flags into the dataclass Args and run main(args); a UserError ends with one line and exit code 2.
 
     toy: values that replace the defaults where no --train list is given, that is on the embedded benchmark.
     short: {flag: {field: value}}, flags that stand for several others, such as --baseline.
+    recipes: {flag: {field: value}}, flags that replace defaults, with --train; other flags come before them.
     steps: {word: (Args, main)}, sub-commands: `python sdn.py scenes ...`; no word means main.
     """
     toy, short, argv, doc = toy or {}, short or {}, sys.argv[1:] if argv is None else argv, sys.modules[Args.__module__]
     if word := argv[0] if argv and argv[0] in (steps or {}) else "":
-        (Args, main), toy, short, argv = steps[word], {}, {}, argv[1:]
+        (Args, main), toy, short, recipes, argv = steps[word], {}, {}, {}, argv[1:]
         doc = main
     parser = argparse.ArgumentParser(prog=f"{os.path.basename(sys.argv[0])} {word}".strip(), description=doc.__doc__,
                                      allow_abbrev=False, argument_default=argparse.SUPPRESS,
@@ -67,11 +68,15 @@ def cli(Args, main, toy=None, short=None, argv=None, steps=None):
                dict(type=kind, choices=f.metadata["choices"], **(dict(nargs="*") if many else {})))
         how |= dict(action="extend") if many and not f.metadata["positional"] else {}               # may be repeated
         parser.add_argument(name if f.metadata["positional"] else f"--{name}", help=f.metadata["help"] + note, **how)
-    for name, values in short.items():
+    for name, values in (short | (recipes or {})).items():
         parser.add_argument(f"--{name}", action="store_true", help=f"short for {values}")
     given = vars(parser.parse_intermixed_args(argv))                                # `scenes a.txt --out x.npz b.txt`
     try:
         values = {} if given.get("train") else dict(toy)
+        for name in [name for name in recipes or () if given.pop(name, False)]:
+            if not given.get("train"):
+                raise UserError(f"--{name} is a recipe for videos of your own: give --train")
+            values |= recipes[name]
         for name in [name for name in short if given.pop(name, False)]:
             if clash := set(short[name]) & set(given) - {"out"}:
                 raise UserError(f"--{name} contradicts --{clash.pop().replace('_', '-')}: give one of them")
@@ -506,9 +511,12 @@ def read_labels(files, paths, max_missing=1.0):
     for file in files:
         part = load_arrays(file, "paths", "probabilities", "categories")
         names = part["categories"].tolist() if names is None else names
-        if part["probabilities"].shape != (len(part["paths"]), len(names)) or part["categories"].tolist() != names:
+        p, named = part["probabilities"], part["paths"].tolist()
+        if p.shape != (len(named), len(names)) or part["categories"].tolist() != names or p.dtype.kind != "f":
             raise UserError(f"{file}: its categories are not those of {files[0]}, or do not fit its probabilities")
-        rows |= dict(zip(part["paths"].tolist(), part["probabilities"], strict=True))
+        if not (sound := (p >= 0).all(1) & (abs(p.sum(1, dtype=np.float32) - 1) < 0.02)).all():
+            raise UserError(f"{file}: the probabilities of {named[sound.argmin()]} are not such: they must sum to 1")
+        rows |= dict(zip(named, p, strict=True))
     missing = [path for path in paths if path not in rows]
     if len(missing) > max_missing * len(paths):
         raise UserError(f"{', '.join(map(str, files))}: no labels of {len(missing)} of {len(paths)} videos, first "
@@ -527,12 +535,14 @@ def read_tags(file, category, paths, max_missing=1.0):
     rows = {}
     if str(file).endswith(".npz"):
         part = load_arrays(file, "paths", "tags", "categories")
-        keep = [i for i, name in enumerate(part["categories"]) if name.startswith(f"{category}:")]
-        names = [part["categories"][i].split(":", 1)[1] for i in keep]
-        kinds = sorted({name.split(":")[0] for name in part["categories"]})
-        rows = dict(zip(part["paths"].tolist(), part["tags"][:, keep], strict=True))
+        every, tags = part["categories"].tolist(), part["tags"]
+        if tags.shape != (len(part["paths"]), len(every)) or not np.isin(tags, (0, 1)).all():
+            raise UserError(f"{file}: its tags do not fit its paths and categories, or are not 0 and 1")
+        keep = [i for i, name in enumerate(every) if str(name).startswith(f"{category}:")]
+        names, kinds = [every[i].split(":", 1)[1] for i in keep], sorted({str(name).split(":")[0] for name in every})
+        rows = dict(zip(part["paths"].tolist(), tags[:, keep], strict=True))
     else:
-        kind_of, numbers = {}, {}
+        kind_of, wanted = {}, {Path(path).stem for path in paths}
         lists = _lines(Path(file)), _lines(Path(file).with_name("HVU_Tags_Categories_V1.0.csv"))
         for where, line in lists[1][1:]:
             if line.count(",") != 1:
@@ -541,15 +551,17 @@ def read_tags(file, category, paths, max_missing=1.0):
         category = {"context": "concept"}.get(category, category)                                    # SMAD's name of it
         names, kinds = sorted(tag for tag, kind in kind_of.items() if kind == category), sorted({*kind_of.values()})
         numbers = {tag: i for i, tag in enumerate(names)}
-        for where, line in lists[0][1:]:
+        for where, line in lists[0][lists[0][0][1].startswith("Tags,"):] if lists[0] else ():
             try:
-                tags, name, *times = line.split(",")
-                (begin, end), tags = map(float, times), tags.split("|")
-                row = np.isin(np.arange(len(names)), [numbers[tag] for tag in tags if kind_of[tag] == category])
-            except (ValueError, KeyError) as error:
+                tags, name, begin, end = line.split(",")
+                here = [numbers[tag] for tag in tags.split("|") if kind_of[tag] == category]
+                called = {name, *(f"{name}_{int(k * float(begin)):06d}_{int(k * float(end)):06d}" for k in (1, 10))}
+            except (ValueError, OverflowError, KeyError) as error:
                 why = f"no category of {error}" if isinstance(error, KeyError) else "expected `tag|tag,id,0.0,10.0`"
                 raise UserError(f"{where}: {why}: {line[:70]!r}") from None
-            rows |= {f"{name}_{int(k * begin):06d}_{int(k * end):06d}": row for k in (1, 10)} | {name: row}
+            if name in rows and name in wanted:
+                raise UserError(f"{where}: a second clip of {name}: call its files ID_start_end")
+            rows |= dict.fromkeys(called & wanted, np.isin(np.arange(len(names)), here) if called & wanted else None)
         rows = {path: rows[stem] for path in paths if (stem := Path(path).stem) in rows}
     if not names:
         raise UserError(f"{file}: no tags of {category!r}, but of {', '.join(kinds) or 'nothing'}")
@@ -567,7 +579,7 @@ def read_aspect(spec, paths, max_missing, world=None):
     name, named, file = spec.partition("=")
     if not named and world:
         file = f"{world}/{name}s.npz" if name in ("scene", "object") else f"{world}/tags.npz:{name}"
-    file, *category = file.split(":") if file.rpartition(":")[0].endswith((".csv", ".npz")) else (file,)
+    file, *category = file.rsplit(":", 1) if file.rpartition(":")[0].endswith((".csv", ".npz")) else (file,)
     if not re.fullmatch(r"[a-z]\w*", name) or not file or (file.endswith(".csv") and not category):
         raise UserError(f"--aspect {spec}: expected NAME=FILE.npz, NAME=FILE.csv:CATEGORY, or none")
     if category:
@@ -918,32 +930,47 @@ def nmi_floor(a, b, given=None, seed=0, draws=200):
 
 
 def redistribute(videos, facets, n_train, n_val, reserve, rng):
-    """One action of a re-distributed split (SMAD Sec. 4.1): places in `videos` -> training, tail, held out of the head;
-    None where the action has too few.
+    """One action of a re-distributed split (SMAD Sec. 4.1): of `videos`, n places, those for training, for validation
+    from the tail, and held out of the head, in a random order each; None where the action has too few.
 
-    videos: list of n places; facets: list of (n,) arrays, the scene (object ...) of each. The rarest scenes, whole, go
-    to the tail until it has n_val videos (ties: the lower number); of several facets the tails are united. Of the head
-    n_train + reserve videos are taken, those of the most frequent scenes (of several facets any), at random where a
-    scene is cut; `reserve` of them, whose scenes stay in training, are held out."""
-    n, tail = len(videos), np.zeros(len(videos), bool)
+    facets: list of (n,) arrays, the scene (object ...) of each. The rarest scenes, whole, go to the tail until it has
+    n_val videos (ties: the lower number). Of the head n_train + reserve videos are taken, those of the most frequent
+    scenes, at random where a scene is cut; `reserve` of them, whose scenes stay in training, are held out. Of several
+    facets (Sec. 6.3) validation is sampled from the union of n_val of each tail, training from what is in no tail."""
+    n, tail, drawn = len(videos), np.zeros(len(videos), bool), []
     for facet in facets:
         values, place, counts = np.unique(facet, return_inverse=True, return_counts=True)
         rarest = np.argsort(counts, kind="stable")
-        moved = 1 + int(np.searchsorted(np.cumsum(counts[rarest]), n_val))
-        tail |= np.isin(place, rarest[:moved])
+        moved = np.isin(place, rarest[:1 + int(np.searchsorted(np.cumsum(counts[rarest]), n_val))])
+        tail, drawn = tail | moved, [*drawn, rng.permutation(np.flatnonzero(moved))[:n_val]]
     often = counts[place] * len(values) - place if len(facets) == 1 else np.zeros(n)      # a scene's videos are equal
     head = np.lexsort((rng.random(n), -often))
-    head, tail = head[~tail[head]][:n_train + reserve], rng.permutation(np.flatnonzero(tail))[:n_val]
+    head, seen = head[~tail[head]][:n_train + reserve], rng.permutation(np.unique(np.concatenate(drawn)))[:n_val]
     left, held = [np.bincount(facet[head], minlength=facet.max() + 1) for facet in facets], []
     for i in rng.permutation(head):
         if len(held) < reserve and all(count[facet[i]] > 1 for count, facet in zip(left, facets, strict=True)):
             held.append(i)
             for count, facet in zip(left, facets, strict=True):
                 count[facet[i]] -= 1
-    if len(head) < n_train + reserve or len(tail) < n_val or len(held) < reserve:
+    if len(head) < n_train + reserve or len(seen) < n_val or len(held) < reserve:
         return None
-    return [[videos[i] for i in sorted(some)] for some in (set(head.tolist()) - set(held), tail)] + [
-        [videos[i] for i in held]]
+    return [[videos[i] for i in some] for some in (rng.permutation(np.setdiff1d(head, held)), seen, held)]
+
+
+@dataclass
+class SplitArgs:
+    lists: tuple = arg((), "lists of videos to split, as --train takes them; Sec. 4.1: Kinetics-400's training list",
+                       positional=True)
+    labels: tuple = arg((), "NAME=FILE.npz of `smad.py labels`, one facet, or more: K200-both-split, Sec. 6.3")
+    out: str = arg("k200db", "folder of the new lists")
+    classes: int = arg(200, "actions, those with the most videos; Sec. 4.1", low=1)
+    train_size: int = arg(400, "training videos of an action; Sec. 4.1: 80k in 200", low=1)
+    val_size: int = arg(50, "validation videos of an action; Sec. 4.1: 10k in 200", low=1)
+    overlap: tuple = arg((), "shares of the validation videos that come from the training scenes, a list each; Fig. 3")
+    restrict: tuple = arg((), "other lists to cut to these actions: the ordinary validation list (K200-val), ARAS")
+    root: str = arg("", "folder of the videos; none: the lists' own")
+    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
+    seed: int = arg(0, "seed of what is sampled", low=0)
 
 
 def split_by_facet(args):
@@ -955,13 +982,15 @@ def split_by_facet(args):
 
     Writes OUT/train.txt, OUT/val.txt (with --overlap val-Q.txt for each Q), the lists of --restrict, classes.txt. Where
     the paper is silent: the scene is the greatest of the label; scenes are disjoint within each action; the tail is
-    filled by whole scenes from the rarest; the training set takes the most frequent ones; of two facets a video is in
-    the tail by either, and training is sampled from the rest. A video without labels is left out.
+    filled by whole scenes from the rarest; the training set takes the most frequent ones. Of two facets (Sec. 6.3) a
+    validation video is rare in one at least, and no training video has a tail scene or a tail object. Videos without
+    labels are left out, and actions that have too few videos passed over.
     """
     lists = [read_list(path, args.root, "train", args.split) for path in args.lists]
     names = [spec.partition("=")[::2] for spec in args.labels]
     if not lists or not names or not all(file for _, file in names):
-        raise UserError("name a list of videos, and --labels NAME=FILE.npz, one or more")
+        raise UserError("name a list of videos, then --labels NAME=FILE.npz, one or more"
+                        + "".join(f"; {name} is none" for name, file in names if not file))
     if len({one.root for one in lists}) != 1 or len({tuple(one.classes) for one in lists}) != 1:
         raise UserError("the lists must be of the same folder, or --root, and of the same classes")
     if (out := Path(args.out)).exists():
@@ -978,6 +1007,8 @@ def split_by_facet(args):
         p, _ = read_labels([file], paths.tolist())
         facets.append(np.where(p.any(1), p.argmax(1), -1))
     keep = np.all([facet >= 0 for facet in facets], 0)
+    if not keep.any():
+        raise UserError(f"--labels: none has labels of the lists' videos, such as {paths[0]}")
     paths, facets = paths[keep], [facet[keep] for facet in facets]
     label, rng = np.array([label_of[path] for path in paths], int), np.random.default_rng([args.seed, len(paths)])
     found, passed, reserve = {}, [], round(max(overlaps.values(), default=0) * args.val_size)
@@ -990,19 +1021,20 @@ def split_by_facet(args):
             passed += [] if got else [lists[0].classes[action]]
     if len(found) < args.classes:
         raise UserError(f"only {len(found)} of {len(lists[0].classes)} actions have --train-size {args.train_size} and "
-                        f"--val-size {args.val_size} videos in disjoint scenes: give fewer --classes or videos; too "
-                        f"small, such as {passed[0] if passed else 'none'}")
+                        f"--val-size {args.val_size} videos in disjoint scenes: give fewer --classes or videos (too "
+                        f"few: {', '.join(passed[:3])}; {(~keep).sum()} videos have no labels)")
     new = {action: i for i, action in enumerate(sorted(found))}
     splits = {"train": sum((found[action][0] for action in new), [])}
     for q, share in (overlaps or {"": 0.0}).items():
         n = round(share * args.val_size)
         splits[f"val-{q}" if q else "val"] = sum((found[a][2][:n] + found[a][1][:args.val_size - n] for a in new), [])
-    rows = {name: [(paths[i], new[label[i]]) for i in split] for name, split in splits.items()}
+    rows, said = {name: [(paths[i], new[label[i]]) for i in sorted(split)] for name, split in splits.items()}, []
     for path in args.restrict:
-        other = read_list(path, args.root, "test", args.split, lists[0].classes)
-        rows[Path(path).stem] = [(p, new[y]) for p, y in zip(other.paths, other.labels, strict=True) if y in new]
-        if Path(path).stem in splits or not rows[Path(path).stem]:
-            raise UserError(f"--restrict {path}: none of its videos is of these classes, or it is called as a split")
+        other, name = read_list(path, args.root, "test", args.split, lists[0].classes), Path(path).stem
+        some = [(p, new[y]) for p, y in zip(other.paths, other.labels, strict=True) if y in new]
+        if name in rows or not some:
+            raise UserError(f"--restrict {path}: none of its videos is of these classes, or another list is {name}.txt")
+        rows[name], said = some, [*said, f"{name}.txt: {len(some)} of {len(other)} videos, in {other.root}"]
     table = {}
     for name, split in splits.items():
         drawn = [np.flatnonzero(label == a) for a in new]
@@ -1020,6 +1052,7 @@ def split_by_facet(args):
         print(f"{name}.txt: {len(splits[name])} videos; normalised mutual information of the action and "
               + ", ".join(f"{kind} {a:.3f} ({b:.3f} if sampled at random)"
                           for (kind, _), (a, b) in zip(names, values, strict=True)))
+    print(*said, sep="\n", end="\n" * bool(said))
     return table
 
 
@@ -1197,7 +1230,7 @@ def _toy_labels(folder, seed):
 
     Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes
     that look alike, its probabilities are right on average, and about 68 % of its first guesses are right. Objects'
-    likewise, about 79 %. Nothing else of the clip is in them. Tags and boxes are the truth."""
+    likewise, about 78 %. Nothing else of the clip is in them. Tags and boxes are the truth."""
     truth = np.load(folder / "truth.npz")
     names = {split: [line.rsplit(" ", 1)[0] for line in (folder / f"{split}.txt").read_text().splitlines()]
              for split in SPLITS}

@@ -30,7 +30,7 @@ Metric map
   B_scene         -       `bias`: ln(action from the scene alone / chance)     SDN Eq. (1)   scene_representation_bias
   inside          up      `cam`: share of positive CAM mass in human boxes     SDN 4.7       share_inside
                           or, with --map actionness, of SAAR's mask            SMAD Fig. 7   share_inside
-  I(Y';S), I(Y;S) down    independence: predictions and scenes; its oracle     SMAD 6.2      fairness
+  I(Y';S)         to I(Y;S)  independence; its oracle: actions and scenes      SMAD 6.2      fairness
   I(Y';S|Y)       down    separation: within an action                         SMAD 6.2      fairness
   I(Y;S|Y')       down    sufficiency: within a predicted action               SMAD 6.2      fairness
   equalised odds  down    spread over scenes of an action's accuracy           SMAD 3        equalised_odds
@@ -47,8 +47,7 @@ SILENT  SDN's maps: of the class that the run predicts; their positive part.
 SILENT  SMAD's I: mutual information over the arithmetic mean of the two entropies (scikit-learn's default), all given Y
         or Y' where it is conditional; of hard predictions and scenes. Chance alone gives much of it on few videos:
         `less floor` takes off its mean over 200 deals of the scenes at random (within each Y or Y').
-SILENT  SMAD's equalised odds: standard deviation over scenes of 5 videos or more, the binomial variance taken off.
-SILENT  SMAD's average over clips, and over the frames of a TSN: of softmax.
+SILENT  SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or more, less chance.
 """
 
 import importlib
@@ -467,7 +466,7 @@ def fairness(labels, predicted, scenes, seed):
     out = {k: common.nmi(*v) for k, v in of.items()}
     out |= {f"{k}_less_floor": out[k] - common.nmi_floor(*v, seed=seed) for k, v in of.items()}
     spread = equalised_odds(labels == predicted, labels, scenes)
-    out["amplified"] = out["independence"] - out["oracle"]
+    out |= {f"amplified{k}": out[f"independence{k}"] - out[f"oracle{k}"] for k in ("", "_less_floor")}
     return out | ({"equalised_odds": 100 * spread} if math.isfinite(spread) else {})
 
 
@@ -478,7 +477,7 @@ def measure(run, args):
     run.model.to("cuda" if torch.cuda.is_available() else "cpu")
     a, splits, hits, names, broken, arrays = run.args, find_splits(run, args), {}, {}, {}, {}
     (boxes, scenes, scene), about, fair = find_labels(run, args, splits["test"]), None, {}
-    views = run.views(args.clips)
+    about_fair, views = None, run.views(args.clips)
     for split, videos in splits.items():
         orders, scufo, masks = {split: None}, split.replace("scuba-", "scufo-"), boxes if split == "test" else None
         orders |= {"masked": None} if masks else {}
@@ -500,7 +499,7 @@ def measure(run, args):
                 arrays[f"{variant}/order"] = orders[variant]
         if split == "test" and scene is not None and (seen := used & (scene >= 0)).any():
             fair = fairness(labels[seen], fuse(logits[split]).argmax(-1)[seen], scene[seen], args.seed)
-            arrays["test/scenes"] = scene
+            about_fair, arrays["test/scenes"] = [int(seen.sum()), len(scene)], scene
         if masks:
             hits["masked_entropy"] = entropy(logits["masked"])[used & (humans >= 0.5)]
             names["masked_entropy"], arrays["masked/humans"] = names["masked"], humans
@@ -527,7 +526,7 @@ def measure(run, args):
                 bootstrap={v: float(x.std(ddof=1)) for v, x in errors.items()},
                 shuffles=[100 * float(h.mean()) for h in shuffled],
                 videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken,
-                fair=[int((scene >= 0).sum()), len(scene)] if fair else None, probe=about,
+                fair=about_fair, probe=about,
                 masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
 
 
@@ -542,10 +541,10 @@ HEADS = {"iid": "IID ↑", "scuba": "SCUBA ↑", "scufo": "SCUFO ↓", "off_chan
          "conflfg": "Confl-FG ↑", "contrasted": "contrasted ↑", "rare": "rare ↑", "shuffled": "shuffled",
          "log_ratio": "log ratio ↑", "masked": "masked → 1/K", "masked_entropy": "masked entropy → ln K",
          "scene_probe": "scene probe ↓", "adversary": "adversary"}
-FAIR = {"independence": "I(Y';S) ↓", "oracle": "I(Y;S)", "amplified": "I(Y';S) - I(Y;S)",               # no | in tables
+FAIR = {"independence": "I(Y';S) → I(Y;S)", "oracle": "I(Y;S)", "amplified": "I(Y';S) - I(Y;S)",       # no | in tables
         "separation": "I(Y';S, given Y) ↓", "sufficiency": "I(Y;S, given Y') ↓"}
-FAIR |= {f"{k}_less_floor": f"{v} less floor" for k, v in FAIR.items() if k != "amplified"}
-FAIR |= {"equalised_odds": "equalised odds ↓"}
+FAIR |= {f"{k}_less_floor": f"{re.sub(' [→↓].*', '', v)} less floor" for k, v in FAIR.items()}
+FAIR |= {"amplified_less_floor": "their difference", "equalised_odds": "equalised odds ↓"}
 DIGITS = {"log_ratio": 2, "masked_entropy": 2} | {k: 3 for k in FAIR} | {"equalised_odds": 1}    # else 1
 
 # Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
@@ -645,7 +644,7 @@ def markdown(rows):
                      "network that keeps the action.".format(*about["lists"], *about["videos"], **about))
     fair = dict.fromkeys(tuple(row["fair"]) for row in rows if row["fair"])
     lines += [f"- scenes S of {known} of {listed} test videos; I: mutual information over the mean of both entropies; "
-              "floor: its mean over 200 deals of the scenes at random; lower is fairer." for known, listed in fair]
+              "floor: its mean over 200 deals of the scenes at random." for known, listed in fair]
     for heads in tables if tables[1] else tables[:1]:
         against = [[row["name"], *(difference(row, rows[0], k) for k in heads)] for row in rows[1:]]
         if any(set(line[1:]) != {"-"} for line in against):
@@ -767,8 +766,7 @@ def bias(args):
 CamArgs = make_dataclass("CamArgs", [
     *((f.name, f.type, f) for f in fields(Args)
       if f.name in ("runs", "test", "root", "split", "humans", "seed", "batch_size", "workers")),
-    ("map", str, arg("cam", "class activation maps, or SAAR's actionness masks: SMAD Fig. 7",
-                     choices=("cam", "actionness"))),
+    ("map", str, arg("cam", "class activation maps, or SAAR's masks: SMAD Fig. 7", choices=("cam", "actionness"))),
     ("videos", int, arg(8, "videos to draw, from the beginning of the list", low=1)),
     ("out", str, arg("cam", "folder of the pictures and of cam.json"))])
 

@@ -51,10 +51,11 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.models.resnet import Bottleneck
 from tqdm import tqdm
 
-from common import (Interrupt, LabelArgs, Network, Order, Run, Tiny, UserError, Videos, arg, autocast, broadcast,
-                    centre_clip, cli, deaf, evenly, existing, inflate, label_scenes, load_weights, mmaction_key,
-                    no_sync, normalise, random_clip, read_aspect, read_list, seed_step, slow_only, split_by_facet,
-                    split_list, start, test_transform, total, toy, train_transform, try_clip, tsn_segments, union)
+from common import (Interrupt, LabelArgs, Network, Order, Run, SplitArgs, Tiny, UserError, Videos, arg, autocast,
+                    broadcast, centre_clip, cli, deaf, evenly, existing, inflate, label_scenes, load_weights,
+                    mmaction_key, no_sync, normalise, random_clip, read_aspect, read_list, seed_step, slow_only,
+                    split_by_facet, split_list, start, test_transform, total, toy, train_transform, try_clip,
+                    tsn_segments, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class Args:
     test_clips: int = arg(10, "clips of a video in evaluate.py; Sec. 6.1: ten, of TSN 25 frames", low=1)
     size: int = arg(224, "pixels of a clip's side; Sec. 5.1: 14 x 14 before the last stage", low=8)
     resize: int = arg(256, "short side at test, before the centre crop; mmaction2", low=8)
-    scale: tuple = arg((0.08, 1.0), "area of the random resized crop; mmaction2", low=0, high=1)
+    scale: tuple = arg((0.08, 1.0), "area of the random resized crop; mmaction2; --tsn: 0.66 squared", low=0, high=1)
     flip: float = arg(0.5, "probability of the horizontal flip; mmaction2", low=0, high=1)
     mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; ImageNet's")
     std: tuple = arg((0.229, 0.224, 0.225), "of the channels", low=1e-3)
@@ -113,30 +114,14 @@ class Args:
     seed: int = arg(0, "seed of the run", low=0)
 
 
-@dataclass
-class SplitArgs:
-    lists: tuple = arg((), "lists of videos to split, as --train takes them; Sec. 4.1: Kinetics-400's training list",
-                       positional=True)
-    labels: tuple = arg((), "NAME=FILE.npz of `smad.py labels`, one facet, or more: K200-both-split, Sec. 6.3")
-    out: str = arg("k200db", "folder of the new lists")
-    classes: int = arg(200, "actions, those with the most videos; Sec. 4.1", low=1)
-    train_size: int = arg(400, "training videos of an action; Sec. 4.1: 80k in 200", low=1)
-    val_size: int = arg(50, "validation videos of an action; Sec. 4.1: 10k in 200", low=1)
-    overlap: tuple = arg((), "shares of the validation videos that come from the training scenes, a list each; Fig. 3")
-    restrict: tuple = arg((), "other lists to cut to these actions: the ordinary validation list (K200-val), ARAS")
-    root: str = arg("", "folder of the videos; none: the lists' own")
-    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
-    seed: int = arg(0, "seed of what is sampled", low=0)
-
-
 TOY = dict(model="tiny", weights="pretrain", aspect=("scene", "object"), saar_width=4, saar_blocks=1, dropout=0.0,
            frames=8, stride=2, test_clips=1, size=32, resize=36, scale=(0.6, 1.0), flip=0.0, epochs=12, warmup=1.0,
            batch_size=32, schedule="cosine", lr=0.1, clip_grad=0.0, workers=0, cache=True)
 PRETRAIN = dict(epochs=15, val_share=0.2, optimizer="adamw", lr=2e-3, weight_decay=0.01)   # the same in all scripts
 STEPS = {"labels": (LabelArgs, label_scenes), "split": (SplitArgs, split_by_facet)}
-SHORT = {"baseline": dict(aspect=("none",), saar=False, out="runs/smad-baseline"),
-         "tsn": dict(model="tsn_r50", frames=3, test_clips=25, dropout=0.4, epochs=100, batch_size=256,
-                     milestones=(40, 80), warmup=0.0)}
+SHORT = {"baseline": dict(aspect=("none",), saar=False, out="runs/smad-baseline")}
+RECIPES = {"tsn": dict(model="tsn_r50", frames=3, test_clips=25, dropout=0.4, epochs=100, batch_size=256,
+                       scale=(0.43, 1.0), milestones=(40, 80), warmup=0.0)}
 
 
 # ---- Data ---------------------------------------------------------------------------------------------------------
@@ -158,7 +143,7 @@ def make_data(args):
     aspects, tags, paths = {}, set(), train_list.paths + val_list.paths
     for spec in args.aspect if args.aspect != ("none",) else ():
         name, labels, are_tags = read_aspect(spec, paths, args.max_bad, world)
-        if name in aspects or hasattr(nn.ModuleDict, name):
+        if name in aspects or hasattr(nn.ModuleDict(), name):
             raise UserError(f"--aspect {spec}: a second of that name, or a name that cannot be used: rename it")
         aspects[name], tags = labels.split([len(train_list), len(val_list)]), tags | {name} if are_tags else tags
     clip, tsn = dict(frames=args.frames, stride=args.stride), args.model.startswith("tsn")
@@ -227,8 +212,11 @@ class SMAD(Network):
             channels = next(m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)).in_channels
             norm = partial(nn.GroupNorm, 1) if isinstance(backbone, Tiny) else nn.BatchNorm2d
             self.saar = SAAR(channels, args.saar_width, args.saar_blocks, norm)
-            stage.register_forward_pre_hook(lambda module, inputs: self.saar(inputs[0])[0])
+            stage.register_forward_pre_hook(self.reweigh)
         self.register_load_state_dict_pre_hook(self.heads_of)
+
+    def reweigh(self, stage, inputs):
+        return self.saar(inputs[0])[0]
 
     def add_adversaries(self, sizes):
         """A new head for each aspect, {NAME: D}."""
@@ -429,7 +417,7 @@ def train(args):
     run = Run("smad", args, train_set, val_set, "runs/smad")
     note = run.note or load_weights(net, pretrain(args) if args.weights == "pretrain" else args.weights,
                                     re.sub(r"^(slowonly|tsn)_r", "resnet", args.model), net.head_name, mmaction_key,
-                                    fit=inflate)
+                                    r"data_preprocessor\.", inflate)
     model = DistributedDataParallel(net.to(device)) if world > 1 else net.to(device)
     model = torch.compile(model) if args.compile else model
     heads = list(net.adversaries.parameters())                                                          # theta_Z
@@ -499,4 +487,4 @@ def train(args):
 
 
 if __name__ == "__main__":
-    cli(Args, train, TOY, SHORT, steps=STEPS)
+    cli(Args, train, TOY, SHORT, steps=STEPS, recipes=RECIPES)

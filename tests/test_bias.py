@@ -336,7 +336,7 @@ def test_fairness_of_runs(bench, capsys):
     assert len(rows) == 1 and rows[0]["fair"] == [38, 48] and "probe" in rows[0] and rows[0]["probe"] is None
     assert {k: rows[0]["mean"][k] for k in want} == pytest.approx(want)
     out = capsys.readouterr().out
-    assert "38 of 48 test videos" in out and "I(Y';S) ↓" in out and "equalised odds ↓" not in out
+    assert "38 of 48 test videos" in out and "I(Y';S) → I(Y;S)" in out and "equalised odds ↓" not in out
     widths = {line.count("|") for line in out.splitlines() if line.startswith("|")}
     assert len(widths) == 2                                       # a | inside a cell would break the table
     with np.load(bench.path / "runs/one/evaluate.npz") as saved:
@@ -346,7 +346,7 @@ def test_fairness_of_runs(bench, capsys):
 
 
 def test_scenes_of_other_videos(bench, capsys):
-    common.save_arrays(bench.path / "other.npz", paths=np.array(["x"]), probabilities=np.ones((1, 2), np.float16),
+    common.save_arrays(bench.path / "other.npz", paths=np.array(["x"]), probabilities=np.full((1, 2), 0.5, np.float16),
                        categories=np.array(["a", "b"]))
     words = [bench.save("one"), "--test", bench.list, "--scenes", bench.path / "other.npz"]
     assert "--scenes: no labels of the test list's videos, such as v/v00" in fails(capsys, words)

@@ -694,17 +694,20 @@ def test_both_steps_on_the_embedded_benchmark(world, people, tmp_path):
 
 
 def test_the_benchmarks_own_labels_and_boxes(world):
-    truth, labels, humans = (arrays(world / name) for name in ("truth.npz", "scenes.npz", "humans.npz"))
+    truth, humans, tags = (arrays(world / name) for name in ("truth.npz", "humans.npz", "tags.npz"))
     splits = [split for split, rule in common.SPLITS.items() if len(rule) > 1]
-    scene = np.concatenate([truth[f"{split}/scene"] for split in splits])
     paths = sum((read_list(world / f"{split}.txt").paths for split in splits), [])
-    soft, names = read_labels([world / "scenes.npz"], paths)
-    p = soft.double().numpy()
-    assert labels["paths"].tolist() == paths and names == [f"scene{i}" for i in range(24)]
-    assert np.allclose(p.sum(1), 1, atol=2e-3)
-    right = p.argmax(1) == scene
-    assert 0.55 < right.mean() < 0.8 and abs(right.mean() - p.max(1).mean()) < 0.06                   # calibrated
-    assert abs(p[range(len(p)), scene].mean() - (p ** 2).sum(1).mean()) < 0.06
+    for kind, count, low, high in (("scene", 24, 0.55, 0.8), ("object", 8, 0.68, 0.88)):
+        labels, known = arrays(world / f"{kind}s.npz"), np.concatenate([truth[f"{split}/{kind}"] for split in splits])
+        soft, names = read_labels([world / f"{kind}s.npz"], paths)
+        p = soft.double().numpy()
+        assert labels["paths"].tolist() == paths and names == [f"{kind}{i}" for i in range(count)]
+        assert np.allclose(p.sum(1), 1, atol=2e-3)
+        right = p.argmax(1) == known
+        assert low < right.mean() < high and abs(right.mean() - p.max(1).mean()) < 0.06               # calibrated
+        assert abs(p[range(len(p)), known].mean() - (p ** 2).sum(1).mean()) < 0.06
+    assert tags["paths"].tolist() == paths and tags["categories"].tolist() == list(common.TAGS)
+    assert (tags["tags"] == np.concatenate([truth[f"{split}/tags"] for split in splits])).all()
     boxes = Boxes([world / "humans.npz"])
     for split in common.SPLITS:
         for i in (0, 7):

@@ -2,6 +2,7 @@
 SAAR's mask, the networks and other people's weights, HVU's tags, the re-distributed splits and their statistics. Whole
 runs are in test_train.py."""
 
+import copy
 import json
 import math
 import re
@@ -122,7 +123,8 @@ def agree(found, expected, least=1e-5):
 def rows():
     """Logits (6, 7) that want a gradient, soft labels"""
     torch.manual_seed(0)
-    return (torch.randn(6, 7, dtype=torch.float64) * 3).requires_grad_(), torch.randn(6, 7, dtype=torch.float64).softmax(1)
+    s, p = torch.randn(2, 6, 7, dtype=torch.float64)
+    return (3 * s).requires_grad_(), p.softmax(1)
 
 
 def test_equations_against_slow_loops(rows):
@@ -269,9 +271,12 @@ def test_baseline_is_a_plain_loop_and_so_are_weights_of_0_bit_for_bit(flags, tmp
 @pytest.mark.parametrize("model", ["tiny", "tsn_tiny"])
 def test_logged_accuracies_count_what_is_known(model, double):
     net, data = network("scene", "event", model=model), batch("scene", "event", n=6)
+    _, z, s = apart(net, data["clip"])
+    guess, known = s["scene"][:, 0].argmax(1), s["event"][:, 0] > 0                       # of the first segment
+    data["aspects"]["scene"][:] = F.one_hot((guess + torch.arange(6) % 2) % 7, 7)         # right of each second video
+    data["aspects"]["event"][:] = known ^ torch.tensor([True, False, False])
     data["aspects"]["scene"][2], data["aspects"]["event"][3] = 0, math.nan
     _, logs = smad.training_step(net, data, Args())
-    _, z, s = apart(net, data["clip"])
     assert logs["accuracy"].item() == (z.argmax(1) == data["label"]).double().mean().item()
     for name, guess in (("scene", lambda a, b: [a.argmax() == b.argmax()]),
                         ("event", lambda a, b: [(v > 0) == (w > 0) for v, w in zip(a, b, strict=True)])):
@@ -335,19 +340,19 @@ def test_a_constant_score_map_is_the_identity_exactly(side):
 
 
 @pytest.mark.parametrize("norm", [lambda n: nn.GroupNorm(1, n), nn.BatchNorm2d])
-def test_frames_are_not_mixed_and_a_frame_has_one_mask_of_mean_1_for_all_channels(norm):
-    saar, f = module(norm=norm).eval(), torch.randn(2, 8, 3, 5, 6) + 3
+def test_frames_are_not_mixed_and_a_frame_has_one_mask_of_mean_1_for_all_channels(norm, double):
+    saar, f = module(norm=norm).eval().double(), torch.randn(2, 8, 3, 5, 6, dtype=torch.float64) + 3
     with torch.no_grad():
         out, mask = saar(f)
         assert out.shape == f.shape and mask.shape == (6, 1, 5, 6) and mask.std() > 0.1
-        torch.testing.assert_close(mask.mean((2, 3)), torch.ones(6, 1))
+        torch.testing.assert_close(mask.mean((2, 3)), torch.ones(6, 1, dtype=torch.float64))
         for n, t in product(range(2), range(3)):
             alone, its = saar(f[n:n + 1, :, t])                                        # a frame, as a TSN gives it
             torch.testing.assert_close(out[n, :, t], alone[0])
             torch.testing.assert_close(mask[3 * n + t], its[0])
             torch.testing.assert_close(out[n, :, t], f[n, :, t] * its[0])              # (C, H, W) * (1, H, W)
         other = f.clone()
-        other[1, :, 2] += torch.randn(8, 5, 6)
+        other[1, :, 2] += 1 + torch.rand(8, 5, 6, dtype=torch.float64)
         changed = (saar(other)[0] != out).flatten(3).any(3).any(1)
         assert changed.tolist() == [[False] * 3, [False, False, True]]
 
@@ -361,9 +366,6 @@ def test_the_stage_is_bottlenecks_of_the_width_asked_for():
                     if isinstance(m, nn.Conv2d)] == [
                         (channels, width, 1, 1), (width, width, 3, 1), (width, channels, 1, 1)]
         assert saar.score.weight.shape == (1, channels, 3, 3)
-    with pytest.raises(UserError):                                                           # of no layer of the tiny
-        smad.build_model(Args(model="tiny", saar_width=0), K) if Args(saar_width=0).saar_width else common.cli(
-            Args, None, argv=["--saar-width", "0"])
 
 
 def test_gradient_reaches_the_stage_once_the_last_convolution_has_moved():
@@ -410,6 +412,10 @@ def test_actionness_is_the_mask_of_the_forward_pass(model):
         for n, t in product(range(4), range(4)):
             torch.testing.assert_close(mask[n, t], net.saar(f[n:n + 1, :, t])[1][0, 0])
     assert not net.saar._forward_hooks and mask.std() > 1e-3
+    again, before = copy.deepcopy(net), net(clip)
+    nn.init.zeros_(net.saar.score.weight)
+    assert torch.equal(again(clip), before) and not torch.equal(net(clip), before)           # a copy has its own SAAR
+    assert torch.equal(again.actionness(clip)[1], mask)
 
 
 # ---- Networks -------------------------------------------------------------------------------------------------------
@@ -434,16 +440,15 @@ def test_saar_is_at_most_2_percent_of_the_operations_at_14_x_14(model, change):
             net(clip)
         counts.append(counter.get_total_flops())
     assert 1 < counts[1] / counts[0] <= 1.02 and counts[0] > 3e7
-    side = {"tiny": 8, "tsn_tiny": 8, "r3d_18": 7}.get(model, 14)
-    assert seen == [(seen[0][0], {"tiny": 32, "tsn_tiny": 32}.get(model, 1024 if "r50" in model else 256), side, side)]
-    assert seen[0][0] == {"r3d_18": 4}.get(model, args.frames)                                # r3d_18 halves time
+    frames = {"r3d_18": 4}.get(model, args.frames)                                            # r3d_18 halves time
+    assert seen == [(frames, 32, 8, 8) if "tiny" in model else (frames, 1024 if "r50" in model else 256, 14, 14)]
 
 
 def test_defaults_are_the_papers():
     args = Args()
     assert (args.model, args.frames, args.stride, args.size, args.test_clips) == ("slowonly_r18", 8, 8, 224, 10)
     assert (args.w_ce, args.w_kl, args.w_bce, args.weights, args.saar) == (0.5, 0.5, 5.0, "IMAGENET1K_V1", True)
-    tsn = Args(**smad.SHORT["tsn"])
+    tsn = parsed("--train", "x.txt", "--tsn")
     assert (tsn.model, tsn.frames, tsn.test_clips) == ("tsn_r50", 3, 25)
     split = smad.SplitArgs()
     assert (split.classes, split.classes * split.train_size, split.classes * split.val_size) == (200, 80_000, 10_000)
@@ -503,7 +508,7 @@ def randomised(net):
 def loaded(model, file, num_classes=K):
     """-> network with these weights, what was said"""
     net = smad.build_model(Args(model=model, saar=False, weights=str(file)), num_classes).eval()
-    return net, load_weights(net, str(file), "", net.head_name, mmaction_key, fit=inflate)
+    return net, load_weights(net, str(file), "", net.head_name, mmaction_key, r"data_preprocessor\.", inflate)
 
 
 @pytest.mark.parametrize("depth, reach", [(18, 8), (50, 9)])          # convolutions of three frames in layers 3 and 4
@@ -552,10 +557,11 @@ def test_mmaction2_s_checkpoints_load_whole(model, tmp_path):
     assert {"backbone.conv1.conv.weight", "backbone.conv1.bn.running_var", "backbone.layer1.0.conv1.conv.weight",
             "backbone.layer4.1.conv2.bn.bias", "backbone.layer2.0.downsample.conv.weight", "cls_head.fc_cls.bias",
             "backbone.layer2.0.downsample.bn.num_batches_tracked"} <= state.keys() and len(state) == len(theirs)
-    torch.save({"meta": {"epoch": 100, "mmaction_version": "1.0"}, "state_dict": state}, tmp_path / "theirs.pth")
+    more = {"data_preprocessor.mean": torch.zeros(1, 3, 1, 1)} if model == "tsn_r50" else {}             # of some
+    torch.save({"meta": {"epoch": 100, "mmaction_version": "1.0"}, "state_dict": state | more}, tmp_path / "theirs.pth")
     net, said = loaded(model, tmp_path / "theirs.pth", 400)
     assert same(dict(net.backbone.state_dict()), theirs) and "new head" not in said
-    assert said.startswith(f"{len(theirs)} tensors from ")
+    assert said.startswith(f"{len(theirs)} tensors from ") and ("left out data_preprocessor" in said) == bool(more)
     net, said = loaded(model, tmp_path / "theirs.pth")
     assert same({k: v for k, v in net.backbone.state_dict().items() if "fc" not in k},
                 {k: v for k, v in theirs.items() if "fc" not in k})
@@ -581,7 +587,7 @@ def test_tsn_averages_its_frames_logits_whatever_their_order(model):
         z, s = net(clip, aspects=True)
         g, ours, theirs = apart(net, clip)
         torch.testing.assert_close(z, ours)
-        torch.testing.assert_close(s["scene"], theirs["scene"].flatten(0, 1))              # (N S, D), a video's together
+        torch.testing.assert_close(s["scene"], theirs["scene"].flatten(0, 1))           # (N S, D), a video's together
         torch.testing.assert_close(net(clip[:, :, [2, 0, 1]]), z)
         torch.testing.assert_close(net.features(clip), g.mean(1))
         torch.testing.assert_close(net.head(net.features(clip)), z)
@@ -650,7 +656,7 @@ def built(monkeypatch, world):
         monkeypatch.setattr(smad, "toy", lambda *_: world)
         monkeypatch.setattr(smad, "load_weights", stop)
         with pytest.raises(Built) as out:
-            common.cli(Args, smad.train, smad.TOY, smad.SHORT, list(words), smad.STEPS)
+            common.cli(Args, smad.train, smad.TOY, smad.SHORT, list(words), smad.STEPS, smad.RECIPES)
         (net, *how), more = out.value.args
         return net, how, more
 
@@ -676,12 +682,12 @@ def test_tables_7_and_8_by_flags_alone(built, tmp_path, words, aspects, saar):
 @pytest.mark.parametrize("model, arch", [("slowonly_r18", "resnet18"), ("tsn_r50", "resnet50"), ("r3d_18", "r3d_18")])
 def test_weights_by_name_are_those_of_the_2d_network(built, tmp_path, model, arch):
     _, how, more = built("--model", model, "--weights", "IMAGENET1K_V1", "--out", str(tmp_path / "run"))
-    assert how == ["IMAGENET1K_V1", arch, "fc", mmaction_key] and more == dict(fit=inflate)
+    assert how[:4] == ["IMAGENET1K_V1", arch, "fc", mmaction_key] and inflate in [*how[4:], *more.values()]
 
 
 def parsed(*words):
     got = []
-    common.cli(Args, got.append, smad.TOY, smad.SHORT, list(words), smad.STEPS)
+    common.cli(Args, got.append, smad.TOY, smad.SHORT, list(words), smad.STEPS, smad.RECIPES)
     return got[0]
 
 
@@ -692,7 +698,16 @@ def test_aspect_may_be_repeated_or_take_several():
     assert parsed("--aspect", "event").aspect == ("event",)                           # replaces the benchmark's default
     assert parsed("--train", "x.txt", "--baseline").aspect == ("none",)
     tsn = parsed("--train", "x.txt", "--aspect", "none", "--tsn", "--out", "x")
-    assert (tsn.model, tsn.frames, tsn.milestones) == ("tsn_r50", 3, (40, 80))
+    assert (tsn.model, tsn.frames, tsn.milestones, tsn.size, tsn.aspect) == ("tsn_r50", 3, (40, 80), 224, ("none",))
+    assert parsed("--train", "x.txt", "--tsn", "--frames", "8").frames == 8                    # a recipe is of defaults
+    bare = parsed("--train", "x.txt", "--baseline", "--tsn")
+    assert (bare.model, bare.aspect, bare.saar) == ("tsn_r50", ("none",), False)
+
+
+def test_the_tsn_s_recipe_is_not_of_the_embedded_benchmark(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--tsn")
+    assert capsys.readouterr().err == "error: --tsn is a recipe for videos of your own: give --train\n"
 
 
 def test_labels_reach_their_videos(flags, world):
@@ -825,6 +840,15 @@ def test_hvu_s_videos_by_name_in_seconds_in_tenths_and_bare(tmp_path, name):
     assert read_tags(file, "concept", [name])[1] == ["fog", "ice"]
 
 
+def test_tags_without_a_header_and_clips_of_one_id(tmp_path):
+    file = hvu(tmp_path, "")
+    file.write_text("wedding,a,0,10\nwarm_up,a,20,30\nwarm_up,b,0,10\n")
+    assert read_tags(file, "event", ["a_000000_000010.mp4", "a_000020_000030.mp4", "b"])[0].tolist() == [
+        [0, 1], [1, 0], [1, 0]]
+    with pytest.raises(UserError, match="tags.csv:2: a second clip of a: call its files ID_start_end"):
+        read_tags(file, "event", ["a.mp4", "b.mp4"])
+
+
 def test_hvu_s_videos_that_are_not_there_are_nan_up_to_a_share(tmp_path):
     paths = ["9.mp4", "abc-_123XYZ_000003_000013.mp4", "other.mp4"]
     rows, _ = read_tags(hvu(tmp_path, LINES), "attribute", paths)
@@ -836,7 +860,7 @@ def test_hvu_s_videos_that_are_not_there_are_nan_up_to_a_share(tmp_path):
 @pytest.mark.parametrize("line, message", [
     ("running,abc", r"expected `tag\|tag,id,0.0,10.0`: 'running,abc'"), ("running,abc,0,ten", "expected"),
     ("running,abc,0", "expected"), ("running,abc,0,10,20", "expected"), ("running,a,b,0,10", "expected"),
-    ("running abc 0 10", "expected"), ("walking|running,abc,0,10", "no category of 'walking': 'walking"),
+    ("running abc 0 10", "expected"), ("running,abc,nan,10", "expected"), ("running,abc,0,inf", "expected"), ("walking|running,abc,0,10", "no category of 'walking': 'walking"),
     ("running|,abc,0,10", "no category of ''")])
 def test_malformed_lines_of_tags_are_refused_by_number(tmp_path, line, message):
     with pytest.raises(UserError, match=f"tags.csv:5: {message}") as error:
@@ -880,6 +904,19 @@ def test_tags_of_an_npz_in_the_order_of_its_names(tmp_path):
     assert common.read_aspect(f"good_mood={tmp_path}/tags.npz:mood", ["a"], 0.0)[0::2] == ("good_mood", True)
     with pytest.raises(UserError, match="no tags of 'context', but of event, mood"):
         read_tags(tmp_path / "tags.npz", "context", ["a"])
+    for tags in ([[1, 0], [0, 1]], [[1, 0, 2], [0, 1, 1]], [[1, 0, math.nan], [0, 1, 1]]):
+        common.save_arrays(tmp_path / "tags.npz", paths=np.array(["a", "b"]), tags=np.array(tags),
+                           categories=np.array(["event:x", "mood:y", "event:w"]))
+        with pytest.raises(UserError, match="tags.npz: its tags do not fit its paths and categories, or are not 0 and 1"):
+            read_tags(tmp_path / "tags.npz", "event", ["a"])
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.2], [1.5, -0.5], [math.nan, 1.0], [0.0, 0.0]])
+def test_soft_labels_that_are_no_probabilities_are_refused(tmp_path, row):
+    common.save_arrays(tmp_path / "p.npz", paths=np.array(["a", "b"]), probabilities=np.array([[0.5, 0.5], row]),
+                       categories=np.array(["x", "y"]))
+    with pytest.raises(UserError, match="p.npz: the probabilities of b are not such: they must sum to 1"):
+        common.read_labels([tmp_path / "p.npz"], ["a"])
 
 
 # ---- Statistics -----------------------------------------------------------------------------------------------------
@@ -1076,7 +1113,8 @@ def test_overlap(tmp_path):
         some = found[name]
         assert Counter(some.labels) == dict.fromkeys(range(4), 8) and len(set(some.paths)) == 32
         assert not set(some.paths) & set(found["train"].paths)
-        assert [sum(truth[path] in seen for path in some.paths[8 * a:8 * a + 8]) for a in range(4)] == [common_ones] * 4
+        shared = [label for path, label in zip(some.paths, some.labels, strict=True) if truth[path] in seen]
+        assert Counter(shared) == {label: common_ones for label in range(4) if common_ones}
     nested = [set(found[name].paths) for name in ("val-0", "val-0.25", "val-1")]
     assert len(nested[0] & nested[1]) == 24 and len(nested[1] & nested[2]) == 8 and not nested[0] & nested[2]
 
@@ -1160,33 +1198,35 @@ def test_bad_input_to_split(tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/other.txt").write_text("a.mp4 0\n")
     (tmp_path / "val.txt").write_text("x.mp4 0\n")
+    (tmp_path / "scenes.txt").write_text("".join(f"{a}.mp4 {a}\n" for a in range(6)))
     (tmp_path / "few.txt").write_text("x.mp4 1\n")
     common.save_arrays(tmp_path / "others.npz", paths=np.array(["x"]), probabilities=np.eye(2)[:1],
                        categories=np.array(["a", "b"]))
     good = dict(labels=f"scene={tmp_path}/scene.npz", out=str(tmp_path / "new")) | SMALL
     for change, lists, message in (
-            ({}, (), "name a list of videos, and --labels NAME=FILE.npz, one or more"),
-            (dict(labels=()), ["train"], "name a list of videos, and --labels NAME=FILE.npz, one or more"),
-            (dict(labels="scene.npz"), ["train"], "and --labels NAME=FILE.npz"),
+            ({}, (), "name a list of videos, then --labels NAME=FILE.npz, one or more"),
+            (dict(labels=()), ["train"], "name a list of videos, then --labels NAME=FILE.npz, one or more"),
+            (dict(labels="scene.npz"), ["train"], "--labels NAME=FILE.npz, one or more; scene.npz is none"),
             (dict(labels=f"scene={tmp_path}/none.npz"), ["train"], "none.npz: No such file"),
-            (dict(labels=f"scene={tmp_path}/others.npz"), ["train"], "only 0 of 6 actions have --train-size 20"),
+            (dict(labels=f"scene={tmp_path}/others.npz"), ["train"], "--labels: none has labels of the lists' videos, such as tr"),
             ({}, ["none"], "none.txt: cannot read it: No such file"),
             ({}, ["train", "there/other"], "the same folder, or --root, and of the same classes"),
             (dict(out=str(tmp_path / "there")), ["train"], "there exists: remove it, or name another folder"),
             (dict(train_size=1000), ["train"], "only 0 of 6 actions have --train-size 1000 and --val-size 8 videos in "
-                                               "disjoint scenes: .* too small, such as act [a-f]"),
-            (dict(classes=7), ["train"], "only 6 of 6 actions .*give fewer --classes .* such as none"),
+                                               "disjoint scenes: .* .too few: act [a-f], act [a-f], act [a-f]; 0 vid"),
+            (dict(classes=7), ["train"], "only 6 of 6 actions .*give fewer --classes"),
             (dict(val_size=59), ["train"], "only [0-3] of 6 actions have"),
-            (dict(train_size=50, overlap=("1.0",)), ["train"], "only [0-3] of 6 actions have"),
+            (dict(train_size=70, overlap=("1.0",)), ["train"], "only [0-3] of 6 actions have"),
             (dict(overlap=("0.5", "1.5")), ["train"], "--overlap 0.5 1.5: shares from 0 to 1"),
             (dict(overlap=("half",)), ["train"], "--overlap half: shares from 0 to 1"),
             (dict(overlap=("nan",)), ["train"], "--overlap nan: shares from 0 to 1"),
             (dict(val_size=0), ["train"], "--val-size 0: must be at least 1"),
-            (dict(restrict=(f"{tmp_path}/val.txt",)), ["train"], "--restrict .*val.txt: .* called as a split"),
+            (dict(restrict=(f"{tmp_path}/val.txt",)), ["train"], "--restrict .*val.txt: .* another list is val.txt"),
+            (dict(restrict=(f"{tmp_path}/scenes.txt",) * 2), ["train"], ".*scenes.txt: .* another list is scenes.txt"),
             (dict(restrict=(f"{tmp_path}/none.txt",)), ["train"], "none.txt: cannot read it")):
         words = [*(f"{tmp_path}/{name}.txt" for name in lists), *argv(good | change)]
         assert re.search(message, line := refused(capsys, tmp_path, words)), line
-    few = min(set(range(6)) - {"act abcdef".index(name[-1]) - 4 for name in split(tmp_path)[0]["val"].classes})
+    few = min(set(range(6)) - {"abcdef".index(name[-1]) for name in split(tmp_path)[0]["val"].classes})
     (tmp_path / "few.txt").write_text(f"x.mp4 {few}\n")
     words = [f"{tmp_path}/train.txt", *argv(good | dict(restrict=(f"{tmp_path}/few.txt",), out=f"{tmp_path}/again"))]
     assert "none of its videos is of these classes" in refused(capsys, tmp_path, words)

@@ -471,7 +471,7 @@ BAD_ALSO = {  # of one script
         "tags for labels": (lambda f, p: aspect(f, "event", "tags.npz"), "tags.npz: not a file that an offline step"),
         "labels for tags": (lambda f, p: aspect(f, "event", "scenes.npz:event"), "scenes.npz: not a file that an off"),
         "two of a name": (lambda f, p: f | dict(aspect=f["aspect"][:1] * 2), "--aspect scene=.*: a second of that n"),
-        "name of a method": (lambda f, p: aspect(f, "keys", "scenes.npz"), "--aspect keys=.*cannot be used: rename"),
+        "name of a method": (lambda f, p: aspect(f, "training", "scenes.npz"), "--aspect training=.*cannot be used"),
         "name": (lambda f, p: aspect(f, "my-scene", "scenes.npz"), "--aspect my-scene=.*: expected NAME=FILE.npz, NA"),
         "none and one": (lambda f, p: f | dict(aspect=("none", *f["aspect"])), "--aspect none: expected NAME=FILE"),
         "bare name": (lambda f, p: f | dict(aspect=("scene",)), "--aspect scene: expected NAME=FILE.npz"),
