@@ -1001,7 +1001,11 @@ def split_by_facet(args):
         overlaps = {"": 2.0}
     if not all(0 <= q <= 1 for q in overlaps.values()):
         raise UserError(f"--overlap {' '.join(args.overlap)}: shares from 0 to 1")
-    label_of = {path: label for one in lists for path, label in zip(one.paths, one.labels, strict=True)}
+    label_of = {}
+    for path, y, file in ((path, y, file) for one, file in zip(lists, args.lists, strict=True)
+                          for path, y in zip(one.paths, one.labels, strict=True)):
+        if label_of.setdefault(path, y) != y:
+            raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
     paths, facets = np.array(list(label_of)), []
     for _, file in names:
         p, _ = read_labels([file], paths.tolist())

@@ -24,8 +24,9 @@ Commands
 SILENT in the paper, for which there is no official code
   S1  Eqs. (3), (4) differ by the labels' entropy, so that 0.5 of each has exactly the gradient of one Eq. (3).
   S2  the recipe, dropout and pre-processing: mmaction2's of TSN and of SlowOnly from ImageNet weights.
-  S3  an adversary sees the pooled features that the action head sees (of a TSN each segment's, the losses averaged)
-      through SDN's four layers without batch norm. lambda_i scales its own step too, as Eq. (1) says (SDN's does not).
+  S3  an adversary sees the pooled features that the action head sees, after dropout (of a TSN each segment's, and its
+      losses are averaged), through SDN's four layers without batch norm. lambda_i scales its own step too, as Eq. (1)
+      says (SDN's does not).
   S4  which aspects Tables 2, 3, 5 to 7 use: scene and object, each divided by 2, as Sec. 6.3 does. A label is the mean
       of 10 frames' softmax. BCE is the mean over the tags. A video without labels adds nothing.
   S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm; the score's convolution starts at zero. It
@@ -85,7 +86,8 @@ class Args:
     saar: bool = arg(True, "spatial-aware actionness reweighting before the last stage; Sec. 5.1")
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
-    dropout: float = arg(0.5, "before the heads of ResNets; mmaction2: 0.5, TSN 0.4", low=0, high=1)
+    dropout: float = arg(0.5, "before the heads; mmaction2: 0.5, TSN 0.4; not of tiny; to compare with sdn.py: 0",
+                         low=0, high=1)
     frames: int = arg(8, "frames of a clip; Sec. 6.1: 8, TSN 3 segments", low=1)
     stride: int = arg(8, "step between frames; Sec. 6.1", low=1)
     test_clips: int = arg(10, "clips of a video in evaluate.py; Sec. 6.1: ten, of TSN 25 frames", low=1)
@@ -102,7 +104,7 @@ class Args:
     weight_decay: float = arg(1e-4, "mmaction2", low=0)
     clip_grad: float = arg(40.0, "greatest norm of the gradient, 0: any; mmaction2", low=0)
     schedule: str = arg("step", "of --lr: a tenth after each of --milestones, or cosine", choices=("step", "cosine"))
-    milestones: tuple = arg((90, 130), "epochs; mmaction2; TSN 40, 80", low=0)
+    milestones: tuple = arg((90, 130), "two epochs; mmaction2; TSN 40, 80", low=0)
     warmup: float = arg(10.0, "epochs of linear warm-up; mmaction2", low=0)
     accumulate: int = arg(1, "parts in which a batch goes through the network", low=1)
     amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))

@@ -860,7 +860,8 @@ def test_hvu_s_videos_that_are_not_there_are_nan_up_to_a_share(tmp_path):
 @pytest.mark.parametrize("line, message", [
     ("running,abc", r"expected `tag\|tag,id,0.0,10.0`: 'running,abc'"), ("running,abc,0,ten", "expected"),
     ("running,abc,0", "expected"), ("running,abc,0,10,20", "expected"), ("running,a,b,0,10", "expected"),
-    ("running abc 0 10", "expected"), ("running,abc,nan,10", "expected"), ("running,abc,0,inf", "expected"), ("walking|running,abc,0,10", "no category of 'walking': 'walking"),
+    ("running abc 0 10", "expected"), ("running,abc,nan,10", "expected"), ("running,abc,0,inf", "expected"),
+    ("walking|running,abc,0,10", "no category of 'walking': 'walking"),
     ("running|,abc,0,10", "no category of ''")])
 def test_malformed_lines_of_tags_are_refused_by_number(tmp_path, line, message):
     with pytest.raises(UserError, match=f"tags.csv:5: {message}") as error:
@@ -907,7 +908,7 @@ def test_tags_of_an_npz_in_the_order_of_its_names(tmp_path):
     for tags in ([[1, 0], [0, 1]], [[1, 0, 2], [0, 1, 1]], [[1, 0, math.nan], [0, 1, 1]]):
         common.save_arrays(tmp_path / "tags.npz", paths=np.array(["a", "b"]), tags=np.array(tags),
                            categories=np.array(["event:x", "mood:y", "event:w"]))
-        with pytest.raises(UserError, match="tags.npz: its tags do not fit its paths and categories, or are not 0 and 1"):
+        with pytest.raises(UserError, match="tags.npz: its tags do not fit its paths and categories, or are not 0"):
             read_tags(tmp_path / "tags.npz", "event", ["a"])
 
 
@@ -1208,7 +1209,7 @@ def test_bad_input_to_split(tmp_path, capsys):
             (dict(labels=()), ["train"], "name a list of videos, then --labels NAME=FILE.npz, one or more"),
             (dict(labels="scene.npz"), ["train"], "--labels NAME=FILE.npz, one or more; scene.npz is none"),
             (dict(labels=f"scene={tmp_path}/none.npz"), ["train"], "none.npz: No such file"),
-            (dict(labels=f"scene={tmp_path}/others.npz"), ["train"], "--labels: none has labels of the lists' videos, such as tr"),
+            (dict(labels=f"scene={tmp_path}/others.npz"), ["train"], "--labels: none has labels of the lists' video"),
             ({}, ["none"], "none.txt: cannot read it: No such file"),
             ({}, ["train", "there/other"], "the same folder, or --root, and of the same classes"),
             (dict(out=str(tmp_path / "there")), ["train"], "there exists: remove it, or name another folder"),
