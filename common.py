@@ -517,12 +517,16 @@ def read_labels(files, paths, max_missing=1.0):
         if not (sound := (p >= 0).all(1) & (abs(p.sum(1, dtype=np.float32) - 1) < 0.02)).all():
             raise UserError(f"{file}: the probabilities of {named[sound.argmin()]} are not such: they must sum to 1")
         rows |= dict(zip(named, p, strict=True))
+    said = f"{', '.join(map(str, files))}: no labels of", "label that list too, or allow more with --max-bad"
+    return _in_order(rows, paths, np.zeros(len(names)), max_missing, *said), names
+
+
+def _in_order(rows, paths, none, max_missing, said, advice):
+    """{path: row} -> (n, M) float32 tensor of the videos `paths`, the row `none` where there is no other"""
     missing = [path for path in paths if path not in rows]
     if len(missing) > max_missing * len(paths):
-        raise UserError(f"{', '.join(map(str, files))}: no labels of {len(missing)} of {len(paths)} videos, first "
-                        f"{missing[0]}: label that list too, or allow more with --max-bad")
-    none = np.zeros(len(names), np.float16)
-    return torch.from_numpy(np.stack([rows.get(path, none) for path in paths])).float(), names
+        raise UserError(f"{said} {len(missing)} of {len(paths)} videos, first {missing[0]}: {advice}")
+    return torch.from_numpy(np.stack([rows.get(path, none) for path in paths]).astype(np.float32))
 
 
 def read_tags(file, category, paths, max_missing=1.0):
@@ -565,12 +569,8 @@ def read_tags(file, category, paths, max_missing=1.0):
         rows = {path: rows[stem] for path in paths if (stem := Path(path).stem) in rows}
     if not names:
         raise UserError(f"{file}: no tags of {category!r}, but of {', '.join(kinds) or 'nothing'}")
-    missing = [path for path in paths if path not in rows]
-    if len(missing) > max_missing * len(paths):
-        raise UserError(f"{file}: no tags of {len(missing)} of {len(paths)} videos, first {missing[0]}: allow more "
-                        "with --max-bad")
-    none = np.full(len(names), np.nan)
-    return torch.from_numpy(np.stack([rows.get(path, none) for path in paths]).astype(np.float32)), names
+    said = f"{file}: no tags of", "allow more with --max-bad"
+    return _in_order(rows, paths, np.full(len(names), np.nan), max_missing, *said), names
 
 
 def read_aspect(spec, paths, max_missing, world=None):
@@ -996,16 +996,16 @@ def split_by_facet(args):
     if (out := Path(args.out)).exists():
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
     try:
-        overlaps = {q: float(q) for q in args.overlap}
+        overlaps = {q: float(q) for q in args.overlap} or {"": 0.0}
     except ValueError:
-        overlaps = {"": 2.0}
+        overlaps = {"": math.nan}                                                                       # no share
     if not all(0 <= q <= 1 for q in overlaps.values()):
         raise UserError(f"--overlap {' '.join(args.overlap)}: shares from 0 to 1")
     label_of = {}
-    for path, y, file in ((path, y, file) for one, file in zip(lists, args.lists, strict=True)
-                          for path, y in zip(one.paths, one.labels, strict=True)):
-        if label_of.setdefault(path, y) != y:
-            raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
+    for one, file in zip(lists, args.lists, strict=True):
+        for path, y in zip(one.paths, one.labels, strict=True):
+            if label_of.setdefault(path, y) != y:
+                raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
     paths, facets = np.array(list(label_of)), []
     for _, file in names:
         p, _ = read_labels([file], paths.tolist())
@@ -1015,7 +1015,7 @@ def split_by_facet(args):
         raise UserError(f"--labels: none has labels of the lists' videos, such as {paths[0]}")
     paths, facets = paths[keep], [facet[keep] for facet in facets]
     label, rng = np.array([label_of[path] for path in paths], int), np.random.default_rng([args.seed, len(paths)])
-    found, passed, reserve = {}, [], round(max(overlaps.values(), default=0) * args.val_size)
+    found, passed, reserve = {}, [], round(max(overlaps.values()) * args.val_size)
     for action in np.argsort(-np.bincount(label, minlength=len(lists[0].classes)), kind="stable").tolist():
         if len(found) < args.classes:
             videos = np.flatnonzero(label == action)
@@ -1029,7 +1029,7 @@ def split_by_facet(args):
                         f"few: {', '.join(passed[:3])}; {(~keep).sum()} videos have no labels)")
     new = {action: i for i, action in enumerate(sorted(found))}
     splits = {"train": sum((found[action][0] for action in new), [])}
-    for q, share in (overlaps or {"": 0.0}).items():
+    for q, share in overlaps.items():
         n = round(share * args.val_size)
         splits[f"val-{q}" if q else "val"] = sum((found[a][2][:n] + found[a][1][:args.val_size - n] for a in new), [])
     rows, said = {name: [(paths[i], new[label[i]]) for i in sorted(split)] for name, split in splits.items()}, []
@@ -1239,6 +1239,7 @@ def _toy_labels(folder, seed):
     names = {split: [line.rsplit(" ", 1)[0] for line in (folder / f"{split}.txt").read_text().splitlines()]
              for split in SPLITS}
     drawn = [split for split in SPLITS if len(SPLITS[split]) > 1]
+    labelled = np.array(sum((names[split] for split in drawn), []))
     scenes = [_photo(np.random.default_rng([seed, 3, i]), i % 2, i // 2 % 2) for i in range(SCENES)]
     scenes = np.array([[*scene.mean((0, 1)), *scene.std((0, 1))] for scene in scenes])
     glyphs = [np.random.default_rng([9, i]) for i in range(LOOKS)]
@@ -1252,7 +1253,7 @@ def _toy_labels(folder, seed):
             p = np.exp(-((seen[:, None] - looks) ** 2).sum(-1) / (2 * noise ** 2))
             probabilities.append(p / p.sum(1, keepdims=True))
         made = dict(made="the truth seen through noise", noise=noise, seed=seed)
-        save_arrays(folder / f"{kind}s.npz", paths=np.array(sum((names[split] for split in drawn), [])),
+        save_arrays(folder / f"{kind}s.npz", paths=labelled,
                     categories=np.array([f"{kind}{i}" for i in range(len(looks))]),
                     probabilities=np.concatenate(probabilities).astype(np.float16), made=np.array(json.dumps(made)),
                     unreadable=np.array([], str))
@@ -1267,7 +1268,7 @@ def _toy_labels(folder, seed):
     save_arrays(folder / "humans.npz", paths=np.array(paths), counts=counts.sum(1), every=np.array(1), frames=frames,
                 boxes=np.array([box for row in table for box in row]), scores=np.ones(len(frames), np.float16),
                 made=np.array(json.dumps(dict(made="the truth"))), unreadable=np.array([], str))
-    save_arrays(folder / "tags.npz", paths=np.array(sum((names[split] for split in drawn), [])),
+    save_arrays(folder / "tags.npz", paths=labelled,
                 tags=np.concatenate([truth[f"{split}/tags"] for split in drawn]), categories=np.array(TAGS))
 
 

@@ -477,7 +477,7 @@ def measure(run, args):
     run.model.to("cuda" if torch.cuda.is_available() else "cpu")
     a, splits, hits, names, broken, arrays = run.args, find_splits(run, args), {}, {}, {}, {}
     (boxes, scenes, scene), about, fair = find_labels(run, args, splits["test"]), None, {}
-    about_fair, views = None, run.views(args.clips)
+    known, views = None, run.views(args.clips)
     for split, videos in splits.items():
         orders, scufo, masks = {split: None}, split.replace("scuba-", "scufo-"), boxes if split == "test" else None
         orders |= {"masked": None} if masks else {}
@@ -499,7 +499,7 @@ def measure(run, args):
                 arrays[f"{variant}/order"] = orders[variant]
         if split == "test" and scene is not None and (seen := used & (scene >= 0)).any():
             fair = fairness(labels[seen], fuse(logits[split]).argmax(-1)[seen], scene[seen], args.seed)
-            about_fair, arrays["test/scenes"] = [int(seen.sum()), len(scene)], scene
+            known, arrays["test/scenes"] = [int(seen.sum()), len(scene)], scene
         if masks:
             hits["masked_entropy"] = entropy(logits["masked"])[used & (humans >= 0.5)]
             names["masked_entropy"], arrays["masked/humans"] = names["masked"], humans
@@ -526,7 +526,7 @@ def measure(run, args):
                 bootstrap={v: float(x.std(ddof=1)) for v, x in errors.items()},
                 shuffles=[100 * float(h.mean()) for h in shuffled],
                 videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken,
-                fair=about_fair, probe=about,
+                fair=known, probe=about,
                 masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
 
 

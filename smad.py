@@ -32,9 +32,9 @@ SILENT in the paper, for which there is no official code
   S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm; the score's convolution starts at zero. It
       belongs to Theta: it gets the reversed gradients too.
   S6  TSN at test averages the softmax of its 25 frames, each the middle of a part. The split: see `split --help`.
-FOUND on the embedded benchmark: four fifths of SAAR's mask lie on the actor, a sixth of the frame; it helps on rare
-      scenes without MAAT too. An aspect that nearly is the action (8 objects for 8 actions) costs accuracy there, and
-      so does a weight beyond the paper's.
+FOUND on the embedded benchmark: four fifths of SAAR's mask lie in the actor's boxes, a sixth of the frame; it helps on
+      rare scenes without MAAT too. An aspect that nearly is the action (8 objects for 8 actions) costs accuracy there,
+      and so does a weight beyond the paper's.
 """
 
 import math
