@@ -303,9 +303,10 @@ def test_table_4_against_the_definition():
     want = dict(independence=np.divide(*information(predicted, s)), oracle=np.divide(*information(y, s)),
                 separation=given(predicted, s, y), sufficiency=given(y, s, predicted))
     assert {name: got[name] for name in want} == pytest.approx(want)
-    floors = dict(independence=(predicted, s), oracle=(y, s), separation=(predicted, s, y), sufficiency=(y, s, predicted))
-    for name, columns in floors.items():
-        assert got[name] - got[f"{name}_less_floor"] == pytest.approx(common.nmi_floor(*columns)) > 0
+    of = dict(independence=(predicted, s), oracle=(y, s), separation=(predicted, s, y), sufficiency=(y, s, predicted))
+    for name, columns in of.items():
+        floor = common.nmi_floor(*columns)
+        assert floor > 0 and got[f"{name}_less_floor"] == pytest.approx(got[name] - floor)
     assert got["amplified"] == pytest.approx(got["independence"] - got["oracle"])
     fair = evaluate.fairness(y, np.where(rng.random(300) < 0.7, y, (y + 1) % 4), s, 0)    # errors that no scene causes
     assert abs(fair["separation_less_floor"]) < 0.02 < 0.05 < got["separation_less_floor"]
