@@ -53,8 +53,8 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from common import (Interrupt, Network, Order, Run, Tiny, UserError, Videos, arg, autocast, broadcast, centre_clip,
-                    cli, deaf, existing, load_weights, no_sync, normalise, random_clip, read_list, running_statistics,
-                    seed_step, split_list, start, test_transform, total, toy, train_transform, try_clip, union)
+                    cli, deaf, load_weights, no_sync, normalise, random_clip, read_lists, running_statistics,
+                    seed_step, start, test_transform, total, toy, train_transform, try_clip, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -115,18 +115,10 @@ SHORT = {"baseline": dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseli
 # ---- Data ---------------------------------------------------------------------------------------------------------
 def make_data(args):
     """-> training and validation Videos. Clips as in Sec. 4.3: dense, random in training, the centre one at test."""
-    world = None if args.train else toy(args.data_seed, args.data)
-    train_list = existing(read_list(args.train or world / "train.txt", args.root, "train", args.split), args.max_bad)
-    if args.train and not args.val:
-        train_list, val_list = split_list(train_list, args.val_share, args.seed)         # App. B
-    else:
-        val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
-        val_list = existing(val_list, args.max_bad)
-    if args.resize < args.size:
-        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    train_list, val_list, _ = read_lists(args)
     clip = dict(frames=args.frames, stride=args.stride)
     return (Videos(train_list, partial(random_clip, **clip), train_transform(args.size, args.scale, args.flip),
-                   args.seed, args.cache, replace=True),
+                   args.seed, args.cache, replace=9),
             Videos(val_list, partial(centre_clip, **clip), test_transform(args.size, args.resize),
                    args.seed, args.cache))
 

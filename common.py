@@ -5,6 +5,7 @@ ours.
 
 import argparse
 import atexit
+import importlib
 import json
 import math
 import multiprocessing
@@ -16,6 +17,8 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
+import zlib
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -286,6 +289,13 @@ def tsn_segments(n, segments, rng=None):
     return middle if rng is None else rng.integers(low, np.maximum(high, low + 1))
 
 
+def samplers(args):
+    """What Videos is to sample in training and in validation: clips, or of a TSN segments."""
+    if args.model.startswith("tsn"):
+        return partial(tsn_segments, segments=args.frames), partial(evenly, frames=args.frames)
+    return tuple(partial(sample, frames=args.frames, stride=args.stride) for sample in (random_clip, centre_clip))
+
+
 # ---- Lists ---------------------------------------------------------------------------------------------------------
 @dataclass
 class VideoList:
@@ -333,13 +343,14 @@ def read_list(path, root="", part="train", split=1, classes=None):
         lines = [(at, f"{name}/{line}") for name in names for at, line in _lines(path / (name + tail))]
     else:
         lines, ind, txt = _lines(path), path.with_name("classInd.txt"), path.with_name("classes.txt")
-        fits = {kind: [m for _, s in lines if (m := re.fullmatch(form, s))] for kind, form in kinds.items()}
-        ids, raw = {m[4] for m in fits["UCF101"]}, {m.group(1, 3) for m in fits["raw frames"]}
+        fits = [kind for kind, form in kinds.items() if all(re.fullmatch(form, s) for _, s in lines)]
+        raw = {re.fullmatch(kinds["raw frames"], s).group(1, 3) for _, s in lines if "raw frames" in fits}
+        ids = {m[4] for _, s in lines if (m := re.fullmatch(kinds["UCF101"], s))}
         if len(raw) > len({folder for folder, _ in raw}):
-            del fits["raw frames"]
-        if not ind.is_file() and ("0" in ids or txt.is_file()):
-            del fits["UCF101"]  # its ids count from 0: labels
-        kind = next((kind for kind in fits if len(fits[kind]) == len(lines)), "plain")
+            fits.remove("raw frames")
+        if not ind.is_file() and ("0" in ids or txt.is_file()) and "UCF101" in fits:
+            fits.remove("UCF101")  # its ids count from 0: labels
+        kind = next(iter(fits), "plain")
         if kind == "UCF101" and not ind.is_file():
             raise UserError(f"{path}: UCF101's ids from 1, or none: put its classInd.txt beside the list")
         file = {"UCF101": ind, "ARAS": path.with_name("k400_actions.txt")}.get(kind, txt)
@@ -362,12 +373,27 @@ def read_list(path, root="", part="train", split=1, classes=None):
         rows.append((m[1], label))
     if not rows:
         raise UserError(f"{path}: no {part} videos in *{tail}" if path.is_dir() else f"{path}: empty list")
-    pairs = {(label, Path(video).parent.name) for video, label in rows}
+    pairs = {(label, os.path.basename(os.path.dirname(video))) for video, label in rows}
     folder = dict(pairs) if len(pairs) == len(dict(pairs)) == len({name for _, name in pairs}) else {}
     names = classes or names or [folder.get(i) or str(i) for i in range(max(label for _, label in rows) + 1)]
     content = path.read_bytes() if path.is_file() else "".join(f"{a} {b}\n" for a, b in rows).encode()
     return VideoList([video for video, _ in rows], [label for _, label in rows], list(names),
                      Path(root or (path.parent if path.is_file() else path)), kind, sha1(content).hexdigest())
+
+
+def merge_lists(files, root, split, classes=None):
+    """Several lists as one VideoList, each video once. UserError where they are of other folders or classes, or where a
+    video has two labels."""
+    lists = [read_list(path, root, "train", split, classes) for path in files]
+    if len({one.root for one in lists}) != 1 or len({tuple(one.classes) for one in lists}) != 1:
+        raise UserError("name one list or more, all in the same folder, or in --root, and of the same classes")
+    label_of = {}
+    for one, file in zip(lists, files, strict=True):
+        for path, y in zip(one.paths, one.labels, strict=True):
+            if label_of.setdefault(path, y) != y:
+                raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
+    both = lists[0].sha1 if len(lists) == 1 else sha1("".join(one.sha1 for one in lists).encode()).hexdigest()
+    return replace(lists[0], paths=list(label_of), labels=list(label_of.values()), sha1=both)
 
 
 def subset(videos, keep):
@@ -383,14 +409,30 @@ def split_list(videos, share, seed):
     return subset(videos, sorted(order[n:])), subset(videos, sorted(order[:n]))
 
 
-def existing(videos, max_bad):
-    """The videos whose files exist, the others in .missing. UserError where these are more than a share max_bad."""
+def existing(videos, max_bad, root="--root"):
+    """The videos whose files exist, the others in .missing. UserError, naming the folder's flag, where these are all or
+    more than a share max_bad."""
     there = {i for i in range(len(videos)) if os.path.exists(videos.full(i))}
     gone = [i for i in range(len(videos)) if i not in there]
     if not there or len(gone) > max_bad * len(videos):
         raise UserError(f"{len(gone)} of {len(videos)} videos do not exist, first {videos.full(gone[0])}: "
-                        f"check --root (now {videos.root}), or allow more with --max-bad")
+                        f"check {root} (now {videos.root})" + ", or allow more with --max-bad" * (max_bad < 1))
     return replace(subset(videos, sorted(there)), missing=tuple(videos.paths[i] for i in gone))
+
+
+def read_lists(args):
+    """-> training and validation VideoList of a method script's flags, without the videos whose files are missing, and
+    the folder of the embedded benchmark, or None with --train"""
+    world = None if args.train else toy(args.data_seed, args.data)
+    train_list = existing(read_list(args.train or world / "train.txt", args.root, "train", args.split), args.max_bad)
+    if args.train and not args.val:
+        train_list, val_list = split_list(train_list, args.val_share, args.seed)
+    else:
+        val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
+        val_list = existing(val_list, args.max_bad)
+    if args.resize < args.size:
+        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    return train_list, val_list, world
 
 
 # ---- Transforms and batches ----------------------------------------------------------------------------------------
@@ -415,12 +457,13 @@ class Videos(torch.utils.data.Dataset):
     (seed, epoch, index), so neither the number of workers nor a resume changes it.
 
     Item `epoch * len(videos) + index`: clip (3, T, H, W) or (V, 3, T, H, W) uint8, label, index, and bad: 1 where
-    the video cannot be read. Its place is then taken by the next that can (replace) or by black frames; `video` is the
-    index of the one that is shown. change(frames (n, H, W, 3), path in the list, indices) -> frames, indices, {more
-    items}: what a paper does to decoded frames before the transform; it may give more of them, (2, T) for (T,).
+    the video cannot be read. Its place is then taken by one of the next `replace` that can, or, if that is 0, by black
+    frames; `video` is the index of the one that is shown. change(frames (n, H, W, 3), path in the list, indices) ->
+    frames, indices, {more items}: what a paper does to decoded frames before the transform; it may give more of them,
+    (2, T) for (T,).
     """
 
-    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=False, change=None):
+    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=0, change=None):
         self.videos, self.sample, self.transform, self.seed, self.replace = videos, sample, transform, seed, replace
         self.cache = {} if cache else None            # decoded videos, kept in memory: for small ones alone
         self.change = change
@@ -438,7 +481,7 @@ class Videos(torch.utils.data.Dataset):
     def __getitem__(self, key):
         epoch, index = divmod(int(key), len(self))
         rng = np.random.default_rng([self.seed, epoch, index])
-        for at in range(index, index + (10 if self.replace else 1)):
+        for at in range(index, index + self.replace + 1):
             try:
                 frames, shown = self.frames(self.videos.full(at % len(self)), rng)
                 break
@@ -446,7 +489,7 @@ class Videos(torch.utils.data.Dataset):
                 reason = error
         else:
             if self.replace:
-                raise UserError(f"ten videos in a row cannot be read; the last: {reason}")
+                raise UserError(f"{self.replace + 1} videos in a row cannot be read; the last: {reason}")
             at, shown = -1, self.sample(1, rng=rng)
             frames = torch.zeros(shown.size, 64, 64, 3, dtype=torch.uint8)
         path, more = self.videos.paths[at % len(self)], {}
@@ -483,6 +526,47 @@ class Order(torch.utils.data.Sampler):
                 yield batch[:, part].tolist()
 
 
+class Joint(torch.utils.data.Dataset):
+    """Labelled videos and web items (Videos, or None) as one data set, for JointOrder's keys: (0, item of videos) or
+    (1, item of web). The web items' indices follow those of the videos; `still`: whether it is an image of the web."""
+
+    def __init__(self, videos, web):
+        self.sets, self.offsets = (videos, web), (0, len(videos))
+        self.web, self.missing = (len(web), web.videos.missing) if web else (0, ())
+        self.paths = videos.videos.paths + (web.videos.paths if web else [])
+
+    def __getitem__(self, key):
+        item, offset = self.sets[key[0]][key[1]], self.offsets[key[0]]
+        item = item | {"index": item["index"] + offset, "video": item["video"] + offset}
+        return item | {"still": bool(key[0]) and self.paths[item["video"]].lower().endswith(IMAGES)}
+
+
+class JointOrder(Order):
+    """Order's batches, each followed by `web_batch` of `n_web` web items, of which each process and part has its equal
+    share. Which they are follows from the step alone: pass after pass of the web items, each in an order of its own."""
+
+    def __init__(self, n, batch_size, n_web, web_batch, *how):
+        super().__init__(n, batch_size, *how)
+        self.n_web, self.web_batch, self.turns = n_web, web_batch, {}
+        if web_batch % self.parts or (n_web and not web_batch):
+            raise UserError(f"--web-ratio: {web_batch} web items in a step must be a multiple of processes x "
+                            f"--accumulate = {self.parts}, and not 0")
+
+    def __iter__(self):
+        step, each = self.epoch * (self.n // self.batch_size) + self.skip, self.parts // self.world
+        for number, videos in enumerate(super().__iter__()):
+            first, part = (step + number // each) * self.web_batch, self.rank + number % each * self.world
+            yield [(0, key) for key in videos] + [
+                (1, self.web_item(place)) for place in range(first + part, first + self.web_batch, self.parts)]
+
+    def web_item(self, place):
+        turn, i = divmod(place, self.n_web)
+        if turn not in self.turns:                                                        # two at most: of a web's size
+            self.turns = {k: v for k, v in self.turns.items() if k == turn - 1}
+            self.turns[turn] = np.random.default_rng([self.seed, turn, self.n_web, 1]).permutation(self.n_web)
+        return turn * self.n_web + int(self.turns[turn][i])
+
+
 # ---- Labels that an offline step found ------------------------------------------------------------------------------
 def save_arrays(path, **arrays):
     """One compressed .npz, written under a temporary name, then renamed."""
@@ -514,11 +598,54 @@ def read_labels(files, paths, max_missing=1.0):
         p, named = part["probabilities"], part["paths"].tolist()
         if p.shape != (len(named), len(names)) or part["categories"].tolist() != names or p.dtype.kind != "f":
             raise UserError(f"{file}: its categories are not those of {files[0]}, or do not fit its probabilities")
-        if not (sound := (p >= 0).all(1) & (abs(p.sum(1, dtype=np.float32) - 1) < 0.02)).all():
+        if not (sound := _sound(p)).all():
             raise UserError(f"{file}: the probabilities of {named[sound.argmin()]} are not such: they must sum to 1")
         rows |= dict(zip(named, p, strict=True))
     said = f"{', '.join(map(str, files))}: no labels of", "label that list too, or allow more with --max-bad"
     return _in_order(rows, paths, np.zeros(len(names)), max_missing, *said), names
+
+
+def read_facet(files, paths):
+    """Hard labels of the videos `paths`: the greatest of the soft ones in .npz as read_labels takes them, read in
+    pieces: a million of them need little memory. -> (n,) int32, -1 where no file has the video, M category names"""
+    names, found = None, {}
+    for file in files:
+        part, at = load_arrays(file, "paths", "categories"), 0
+        names = part["categories"].tolist() if names is None else names
+        hard = np.zeros(len(part["paths"]), np.int32)
+        for p in _pieces(file, "probabilities"):
+            if p.shape[1:] != (len(names),) or part["categories"].tolist() != names or at + len(p) > len(hard):
+                raise UserError(f"{file}: its categories are not those of {files[0]}, or do not fit its probabilities")
+            if not (sound := _sound(p)).all():
+                raise UserError(f"{file}: the probabilities of {part['paths'][at + sound.argmin()]} are not such: they "
+                                "must sum to 1")
+            hard[at:at + len(p)], at = p.argmax(1), at + len(p)
+        if at < len(hard):
+            raise UserError(f"{file}: probabilities of {at} videos, but names of {len(hard)}")
+        found |= zip(part["paths"].tolist(), hard.tolist(), strict=True)
+    return np.fromiter((found.get(path, -1) for path in paths), np.int32, len(paths)), names
+
+
+def _sound(p):
+    """(n, M) -> (n,) bool: the rows that are probabilities"""
+    return (p >= 0).all(1) & (abs(p.sum(1, dtype=np.float32) - 1) < 0.02)
+
+
+def _pieces(file, name):
+    """The rows of a float array in an .npz, as float32, some megabytes at a time."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as array:
+            version = np.lib.format.read_magic(array)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, kind = header(array)
+            if len(shape) != 2 or fortran or kind.kind != "f":
+                raise ValueError("it holds no rows of floats")
+            rows, width = max(1, 2 ** 23 // max(1, shape[1])), shape[1] * kind.itemsize
+            for at in range(0, shape[0], rows):
+                piece = array.read(min(rows, shape[0] - at) * width)
+                yield np.frombuffer(piece, kind).reshape(-1, shape[1]).astype(np.float32)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file}: cannot read its {name}: {error}") from None
 
 
 def _in_order(rows, paths, none, max_missing, said, advice):
@@ -574,17 +701,19 @@ def read_tags(file, category, paths, max_missing=1.0):
 
 
 def read_aspect(spec, paths, max_missing, world=None):
-    """--aspect NAME=FILE, soft labels, or NAME=FILE:CATEGORY, tags; a bare NAME is the embedded benchmark's. -> NAME,
-    labels (n, D) as read_labels or read_tags gives them, whether they are tags"""
+    """--aspect NAME=FILE or NAME=FILE,FILE, soft labels, or NAME=FILE:CATEGORY, tags; a bare NAME is the embedded
+    benchmark's. -> NAME, labels (n, D) as read_labels or read_tags gives them, whether they are tags"""
     name, named, file = spec.partition("=")
     if not named and world:
         file = f"{world}/{name}s.npz" if name in ("scene", "object") else f"{world}/tags.npz:{name}"
     file, *category = file.rsplit(":", 1) if file.rpartition(":")[0].endswith((".csv", ".npz")) else (file,)
     if not re.fullmatch(r"[a-z]\w*", name) or not file or (file.endswith(".csv") and not category):
         raise UserError(f"--aspect {spec}: expected NAME=FILE.npz, NAME=FILE.csv:CATEGORY, or none")
+    if hasattr(nn.ModuleDict(), name):
+        raise UserError(f"--aspect {spec}: a name that cannot be used: rename it")
     if category:
         return name, read_tags(file, category[0], paths, max_missing)[0], True
-    return name, read_labels([file], paths, max_missing)[0], False
+    return name, read_labels(file.split(","), paths, max_missing)[0], False
 
 
 class Boxes:
@@ -707,6 +836,17 @@ def sweep(out, videos, made, rows, finish):
         shutil.rmtree(folder)
         print(f"{out}: {len(good)} videos" + (f", {len(bad)} unreadable: {', '.join(bad[:5])}" if bad else ""))
     total(0)
+
+
+def save_lists(out, lists, classes):
+    """Lists {NAME: [(path, label)]} and their classes in a new folder, which appears only when all are written."""
+    part = out.with_name(f"{out.name}.part{os.getpid()}")
+    part.mkdir(parents=True)
+    for name, rows in lists.items():
+        (part / f"{name}.txt").write_text("".join(f"{path} {y}\n" for path, y in rows))
+    if not all(name.isdigit() for name in classes):
+        (part / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    part.rename(out)
 
 
 # What `python sdn.py scenes` and `humans` do; what the paper says of them is in their flags, in sdn.py.
@@ -909,6 +1049,14 @@ def joint_entropy(*columns):
     return float(-(p * np.log(p)).sum())
 
 
+def mean_entropy(label, facet):
+    """Mean over the actions of the entropy, in nats, of their facets (SMAD Sec. 5.2: 3.02 of Kinetics' scenes, 2.79 of
+    GoogleImg's; it does not say which logarithm).     label, facet: (n,) whole numbers from 0"""
+    order = np.argsort(label, kind="stable")
+    groups = np.split(facet[order], np.flatnonzero(np.diff(label[order])) + 1)
+    return float(np.mean([joint_entropy(group) for group in groups]))
+
+
 def nmi(a, b, given=None):
     """Normalised mutual information I(A;B|C) / mean of H(A|C) and H(B|C), of columns (n,) of whole numbers from 0, C
     none or `given`; 0 where both entropies are. The arithmetic mean is scikit-learn's default; SMAD (Sec. 4.1, Table 4)
@@ -986,13 +1134,11 @@ def split_by_facet(args):
     validation video is rare in one at least, and no training video has a tail scene or a tail object. Videos without
     labels are left out, and actions that have too few videos passed over.
     """
-    lists = [read_list(path, args.root, "train", args.split) for path in args.lists]
     names = [spec.partition("=")[::2] for spec in args.labels]
-    if not lists or not names or not all(file for _, file in names):
+    if not args.lists or not names or not all(file for _, file in names):
         raise UserError("name a list of videos, then --labels NAME=FILE.npz, one or more"
                         + "".join(f"; {name} is none" for name, file in names if not file))
-    if len({one.root for one in lists}) != 1 or len({tuple(one.classes) for one in lists}) != 1:
-        raise UserError("the lists must be of the same folder, or --root, and of the same classes")
+    videos = merge_lists(args.lists, args.root, args.split)
     if (out := Path(args.out)).exists():
         raise UserError(f"{out} exists: remove it, or name another folder with --out")
     try:
@@ -1001,30 +1147,24 @@ def split_by_facet(args):
         overlaps = {"": math.nan}                                                                       # no share
     if not all(0 <= q <= 1 for q in overlaps.values()):
         raise UserError(f"--overlap {' '.join(args.overlap)}: shares from 0 to 1")
-    label_of = {}
-    for one, file in zip(lists, args.lists, strict=True):
-        for path, y in zip(one.paths, one.labels, strict=True):
-            if label_of.setdefault(path, y) != y:
-                raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
-    paths, facets = np.array(list(label_of)), []
+    paths, facets = np.array(videos.paths), []
     for _, file in names:
-        p, _ = read_labels([file], paths.tolist())
-        facets.append(np.where(p.any(1), p.argmax(1), -1))
+        facets.append(read_facet([file], paths.tolist())[0])
     keep = np.all([facet >= 0 for facet in facets], 0)
     if not keep.any():
         raise UserError(f"--labels: none has labels of the lists' videos, such as {paths[0]}")
     paths, facets = paths[keep], [facet[keep] for facet in facets]
-    label, rng = np.array([label_of[path] for path in paths], int), np.random.default_rng([args.seed, len(paths)])
+    label, rng = np.array(videos.labels)[keep], np.random.default_rng([args.seed, keep.sum()])
     found, passed, reserve = {}, [], round(max(overlaps.values()) * args.val_size)
-    for action in np.argsort(-np.bincount(label, minlength=len(lists[0].classes)), kind="stable").tolist():
+    for action in np.argsort(-np.bincount(label, minlength=len(videos.classes)), kind="stable").tolist():
         if len(found) < args.classes:
-            videos = np.flatnonzero(label == action)
-            got = len(videos) and redistribute(videos.tolist(), [facet[videos] for facet in facets], args.train_size,
+            some = np.flatnonzero(label == action)
+            got = len(some) and redistribute(some.tolist(), [facet[some] for facet in facets], args.train_size,
                                                args.val_size, reserve, rng)
             found |= {action: got} if got else {}
-            passed += [] if got else [lists[0].classes[action]]
+            passed += [] if got else [videos.classes[action]]
     if len(found) < args.classes:
-        raise UserError(f"only {len(found)} of {len(lists[0].classes)} actions have --train-size {args.train_size} and "
+        raise UserError(f"only {len(found)} of {len(videos.classes)} actions have --train-size {args.train_size} and "
                         f"--val-size {args.val_size} videos in disjoint scenes: give fewer --classes or videos (too "
                         f"few: {', '.join(passed[:3])}; {(~keep).sum()} videos have no labels)")
     new = {action: i for i, action in enumerate(sorted(found))}
@@ -1034,7 +1174,7 @@ def split_by_facet(args):
         splits[f"val-{q}" if q else "val"] = sum((found[a][2][:n] + found[a][1][:args.val_size - n] for a in new), [])
     rows, said = {name: [(paths[i], new[label[i]]) for i in sorted(split)] for name, split in splits.items()}, []
     for path in args.restrict:
-        other, name = read_list(path, args.root, "test", args.split, lists[0].classes), Path(path).stem
+        other, name = read_list(path, args.root, "test", args.split, videos.classes), Path(path).stem
         some = [(p, new[y]) for p, y in zip(other.paths, other.labels, strict=True) if y in new]
         if name in rows or not some:
             raise UserError(f"--restrict {path}: none of its videos is of these classes, or another list is {name}.txt")
@@ -1044,13 +1184,8 @@ def split_by_facet(args):
         drawn = [np.flatnonzero(label == a) for a in new]
         drawn = np.concatenate([rng.permutation(some)[:len(split) // len(new)] for some in drawn])
         table[name] = [[nmi(label[some], facet[some]) for some in (split, drawn)] for facet in facets]
-    part = out.with_name(f"{out.name}.part{os.getpid()}")
-    part.mkdir(parents=True)
-    for name, some in rows.items():
-        (part / f"{name}.txt").write_text("".join(f"{path} {y}\n" for path, y in some))
-    (part / "classes.txt").write_text("".join(f"{lists[0].classes[a]}\n" for a in new))
-    part.rename(out)
-    print(f"{out}: {len(new)} actions; {(~keep).sum()} videos without labels left out; videos in {lists[0].root}"
+    save_lists(out, rows, [videos.classes[a] for a in new])
+    print(f"{out}: {len(new)} actions; {(~keep).sum()} videos without labels left out; videos in {videos.root}"
           + (f"; passed over, too small: {', '.join(passed)}" if passed else ""))
     for name, values in table.items():
         print(f"{name}.txt: {len(splits[name])} videos; normalised mutual information of the action and "
@@ -1058,6 +1193,129 @@ def split_by_facet(args):
                           for (kind, _), (a, b) in zip(names, values, strict=True)))
     print(*said, sep="\n", end="\n" * bool(said))
     return table
+
+
+@dataclass
+class SelectArgs:
+    lists: tuple = arg((), "lists of web items, `path label` a line; the label is the class that they were sought by",
+                       positional=True)
+    labels: tuple = arg((), ".npz of `omnidebias.py labels`: the items' facet; SMAD Sec. 5.2: scenes")
+    teacher: str = arg("", "a run or checkpoint of any of these scripts, or OUT-teacher.npz of one; none: keep all")
+    agree: float = arg(0.5, "least probability at which a label is confirmed; the paper is silent", low=0, high=1)
+    confident: float = arg(1.0, "probability beyond which an item is kept as the predicted class, whatever its label; "
+                                "1: none", low=0, high=1)
+    out: str = arg("web-lists", "folder of the new lists")
+    compare: str = arg("", "labelled list, with labels in --labels too, whose entropy to print at equal numbers")
+    truth: str = arg("", "list of the items' true classes, for precision and recall of the filter")
+    root: str = arg("", "folder of the items; none: the lists' own")
+    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
+    batch_size: int = arg(32, "items in a forward pass of the teacher", low=1)
+    workers: int = arg(4, "loader processes", low=0)
+    amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))
+    seed: int = arg(0, "seed of rand, and of the order within a scene", low=0)
+
+
+def _teacher(args):
+    """-> network or None, checkpoint of --teacher; or None, what OUT-teacher.npz holds; or None, {}"""
+    if args.teacher.endswith(".npz"):
+        return None, load_arrays(args.teacher, "paths", "predicted", "probability", "classes", "unreadable")
+    return trained(args.teacher) if args.teacher else (None, {})
+
+
+def web_items(args):
+    """-> VideoList of the web items, labelled with the class that they were sought by; facets (n,), -1: none"""
+    if not args.lists or not args.labels:
+        raise UserError("name a list of web items, and --labels FILE.npz, their scenes")
+    if Path(args.out).exists():
+        raise UserError(f"{args.out} exists: remove it, or name another folder with --out")
+    classes = [str(name) for name in _teacher(args)[1].get("classes", ())]
+    items = merge_lists(args.lists, args.root, args.split, classes or None)
+    facet, _ = read_facet(args.labels, items.paths)
+    if not (facet >= 0).any():
+        raise UserError(f"--labels {args.labels[0]}: has none of the items, such as {items.paths[0]}")
+    return items, facet
+
+
+def predictions(args, items):
+    """What --teacher predicts of web items, resumable, kept in OUT-teacher.npz; it sees them as validation videos.
+    -> (n,) predicted class, -1 where an item cannot be read; (n,) its probability"""
+    (model, teacher), out = _teacher(args), args.teacher
+    if model:
+        out, a, device = f"{args.out}-teacher.npz", teacher["args"], start(0, timedelta(days=7))[2]
+        amp, net, clip = autocast(device, args.amp), model.to(device), dict(frames=a["frames"])
+        dataset = Videos(items, partial(evenly, **clip) if getattr(model, "tsn", False) else
+                         partial(centre_clip, stride=a["stride"], **clip), test_transform(a["size"], a["resize"]))
+
+        def rows(left):
+            for batch in DataLoader(Subset(dataset, left), args.batch_size, num_workers=args.workers,
+                                    pin_memory=device.type == "cuda", worker_init_fn=deaf):
+                clip = normalise(batch["clip"].to(device, non_blocking=True), a["mean"], a["std"])
+                with torch.inference_mode(), amp:
+                    p, y = net(clip).float().softmax(1).max(1)
+                for index, bad, *row in zip(*(batch[k].tolist() for k in ("index", "bad")), y.tolist(), p.tolist(),
+                                            strict=True):
+                    yield index, None if bad else np.array([row])
+
+        def finish(paths, found):
+            y, p = np.concatenate(found).T
+            return dict(paths=np.array(paths), predicted=y.astype(int), probability=p, classes=np.array(items.classes))
+
+        sweep(out, items, dict(teacher=teacher["method"], sha1=sha1(teacher["path"].read_bytes()).hexdigest()), rows,
+              finish)
+        teacher = load_arrays(out, "paths", "predicted", "probability", "unreadable")
+    place = dict.fromkeys(teacher["unreadable"].tolist(), -1)
+    place |= {path: i for i, path in enumerate(teacher["paths"].tolist())}
+    at = np.fromiter((place.get(path, -2) for path in items.paths), int, len(items))
+    if (at < -1).any():
+        raise UserError(f"{out}: has not seen {(at < -1).sum()} of {len(items)} items, first "
+                        f"{items.paths[at.argmin()]}: name the checkpoint with --teacher")
+    return np.where(at < 0, -1, teacher["predicted"][at]), np.where(at < 0, 0.0, teacher["probability"][at])
+
+
+def write_selection(args, items, facet, predicted, kept, chosen):
+    """Write the new lists, {NAME: places}, and print the counts of each class, entropies, what the filter did to the
+    labels; of torchrun's processes the first. predicted (n,): -1 where an item cannot be read; kept (n,): the class
+    under which an item is kept, or -1."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        lists = {name: [(items.paths[i], kept[i]) for i in some] for name, some in chosen.items()}
+        save_lists(Path(args.out), lists, items.classes)
+        _print_selection(args, items, facet, predicted, kept, chosen)
+    total(0)                                                                              # the others wait
+
+
+def _print_selection(args, items, facet, predicted, kept, chosen):
+    query, place, names = np.array(items.labels), np.arange(len(items)), [*items.classes, "all"]
+    some = {"listed": place, "kept": place[kept >= 0], **chosen}
+    label = {name: (query if name == "listed" else kept)[of] for name, of in some.items()}
+    table = [np.bincount(y, minlength=len(names) - 1) for y in label.values()]
+    width = max(map(len, names))
+    print(f"{args.out}: items in {items.root}\n" + " ".join([" " * width, *(f"{name:>8}" for name in some)]))
+    for name, *row in zip(names, *([*counts, counts.sum()] for counts in table), strict=True):
+        print(" ".join([f"{name:{width}}", *(f"{count:8}" for count in row)]))
+    print(f"{(predicted < 0).sum()} items unreadable, {(facet < 0).sum()} without a label")
+    pairs = {name: np.stack([label[name], facet[of]])[:, facet[of] >= 0] for name, of in some.items()}
+    print("mean entropy of an action's facets, nats: " + ", ".join(
+        f"{name} {mean_entropy(*pair):.2f}" for name, pair in pairs.items()))
+    if args.compare:
+        other = read_list(args.compare, args.root, "train", args.split)
+        other = np.stack([other.labels, read_facet(args.labels, other.paths)[0]])
+        both = [pairs["listed"], pairs["kept"], other[:, other[1] >= 0]]
+        fewest, rng = np.min([np.bincount(y, minlength=10 ** 6) for y, _ in both], 0), np.random.default_rng(args.seed)
+        for i, (y, _) in enumerate(both):
+            order = rng.permutation(len(y))
+            order, counts = order[np.argsort(y[order], kind="stable")], np.bincount(y)
+            nth = np.arange(len(y)) - (np.cumsum(counts) - counts)[y[order]]                          # of its action
+            both[i] = mean_entropy(*both[i][:, order[nth < fewest[y[order]]]])
+        print("at equal numbers of each action: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in zip(("listed", "kept", args.compare), both, strict=True)))
+    if args.truth:
+        true = read_list(args.truth, args.root, "train", args.split)
+        true = dict(zip(true.paths, true.labels, strict=True))
+        true = np.array([true.get(path, -1) for path in items.paths])
+        known, right, found = true >= 0, query == true, (kept == true) & (true >= 0)
+        print(f"rightly labelled: listed {right.sum() / known.sum():.1%} of {known.sum()}, kept (precision) "
+              f"{found.sum() / ((kept >= 0) & known).sum():.1%} of {((kept >= 0) & known).sum()}; kept of the rightly "
+              f"labelled (recall) {(found & right).sum() / right.sum():.1%}")
 
 
 # ---- Embedded benchmark --------------------------------------------------------------------------------------------
@@ -1230,7 +1488,8 @@ def _toy_draw(seed, final, share):
 
 
 def _toy_labels(folder, seed):
-    """scenes.npz, objects.npz, tags.npz and humans.npz from the truth, in the form of the offline steps.
+    """scenes.npz, objects.npz, tags.npz and humans.npz from the truth, in the form of the offline steps; and of the web
+    items web-clips.txt, web-images.txt, and web-truth.txt, whose labels are right.
 
     Scene labels are what an ideal classifier would say that sees a scene's colours through noise: it confuses scenes
     that look alike, its probabilities are right on average, and about 68 % of its first guesses are right. Objects'
@@ -1270,6 +1529,11 @@ def _toy_labels(folder, seed):
                 made=np.array(json.dumps(dict(made="the truth"))), unreadable=np.array([], str))
     save_arrays(folder / "tags.npz", paths=labelled,
                 tags=np.concatenate([truth[f"{split}/tags"] for split in drawn]), categories=np.array(TAGS))
+    web = list(zip(names["web"], truth["web/label"], truth["web/action"], strict=True))
+    for name, rows in (("clips", [(path, y) for path, y, _ in web if path.endswith(".mp4")]),
+                       ("images", [(path, y) for path, y, _ in web if path.endswith(".png")]),
+                       ("truth", [(path, y) for path, _, y in web])):                                 # the last of all
+        (folder / f"web-{name}.txt").write_text("".join(f"{path} {y}\n" for path, y in rows))
 
 
 def _runs(line):
@@ -1280,7 +1544,8 @@ def _runs(line):
 def toy(seed=0, root="data", share=1.0):
     """Folder of the embedded benchmark, drawn at the first call; of torchrun's processes the first draws.
 
-    Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too), classes.txt, and truth.npz with
+    Holds SPLIT.txt (`path label` a line), SPLIT/NNNN.mp4 (web: .png too; web-clips.txt and web-images.txt list them
+    apart, web-truth.txt with their true classes), classes.txt, and truth.npz with
     SPLIT/action, label, scene, object, look (n,), tags (n, 6) as TAGS, masks (n, packed bits of (T, S, S)) and boxes
     (n, T, 4) x0 y0 x1 y1; and scenes, objects, tags and humans.npz, see _toy_labels. scuba-X/0001.mp4 and
     conflfg/0001.mp4 show the actor of test/0001.mp4. The same seed gives the same content. share: of the clips of each
@@ -1289,7 +1554,7 @@ def toy(seed=0, root="data", share=1.0):
     final = Path(root) / f"toy{seed}{'' if share == 1 else f'-{share:g}'}"
     if int(os.environ.get("RANK", 0)) == 0 and not final.exists():
         _toy_draw(seed, final, share)
-    if int(os.environ.get("RANK", 0)) == 0 and not (final / "tags.npz").exists():
+    if int(os.environ.get("RANK", 0)) == 0 and not (final / "web-truth.txt").exists():
         _toy_labels(final, seed)
     total(0)                                                                              # the others wait
     return final
@@ -1343,6 +1608,54 @@ class Network(nn.Module):
         finally:
             hook.remove()
         return z, kept[0].flatten(2).mean(2) if kept[0].ndim > 2 else kept[0]
+
+
+class FrameNetwork(Network):
+    """A Network that is a TSN if `tsn`: its backbone sees single frames, of images one; their logits are averaged."""
+
+    tsn = False
+
+    def parts(self, clip, still=None):
+        """(N, 3, T, H, W), still (N,) bool or none -> (N, K) logits; (M, D) features of what the backbone sees, clips
+        or frames; (M,) whose of the N each of them is"""
+        seen = torch.ones(len(clip), clip.shape[2] if self.tsn else 1, dtype=torch.bool, device=clip.device)
+        if self.tsn:
+            seen[:, 1:] &= True if still is None else ~still[:, None]
+            clip = clip.transpose(1, 2)[seen]
+            clip = clip[:, :, None] if isinstance(self.backbone, Tiny) else clip
+        (z, g), owner = Network.both(self, clip), seen.nonzero()[:, 0]
+        return self.means(z, owner, len(seen)), g, owner
+
+    def both(self, clip):
+        """-> (N, K) logits, (N, D) features, in one pass"""
+        z, g, owner = self.parts(clip)
+        return z, self.means(g, owner, len(clip))
+
+    def forward(self, clip):
+        return self.parts(clip)[0]
+
+    def means(self, x, owner, n):
+        sums = torch.zeros(n, x.shape[1], device=x.device).index_add(0, owner, x.float()) if self.tsn else x
+        return sums / owner.bincount(minlength=n)[:, None] if self.tsn else x
+
+
+def resnet_backbone(model, num_classes, dropout):
+    """--model of smad.py and omnidebias.py: tiny, tsn_tiny, slowonly_r18, slowonly_r50, tsn_r50, or a video ResNet of
+    torchvision. -> backbone with random weights, the name of its last stage, before which SAAR is"""
+    names = [name for name in torchvision.models.list_models(torchvision.models.video) if re.match("r3d|mc3|r2p", name)]
+    family, _, depth = model.partition("_r")
+    if family in ("tiny", "tsn_tiny"):
+        return Tiny(num_classes), "layers.6"
+    if model in ("slowonly_r18", "slowonly_r50", "tsn_r50"):
+        backbone = torchvision.models.get_model(f"resnet{depth}", weights=None)
+        backbone = slow_only(backbone) if family == "slowonly" else backbone
+    elif model in names:
+        backbone = torchvision.models.get_model(model, weights=None)
+    else:
+        raise UserError(f"--model {model}: not one of tiny, tsn_tiny, slowonly_r18, slowonly_r50, tsn_r50, "
+                        f"{', '.join(names)}")
+    backbone.avgpool = nn.Sequential(backbone.avgpool, nn.Dropout(dropout))
+    return backbone, "layer4"
 
 
 def slow_only(net):
@@ -1539,6 +1852,36 @@ def try_clip(model, args):
     return model.train()
 
 
+METHODS = ("sdn", "smad", "omnidebias", "albar")  # what a checkpoint may name; nothing else is imported
+
+
+def trained(path):
+    """The network of a checkpoint file, or of a run's folder (its last.pt), rebuilt by the script that it names, which
+    must be beside this file. -> network in eval mode, on the CPU, the checkpoint with all of that script's args"""
+    path = Path(path)
+    path = path / "last.pt" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; name a run's folder or a checkpoint file")
+    saved = load_checkpoint(path)
+    method = saved["method"]
+    if method not in METHODS:
+        raise UserError(f"{path}: made by {method!r}, which is none of {', '.join(METHODS)}")
+    try:
+        script = importlib.import_module(method)
+    except ModuleNotFoundError as error:
+        if error.name != method:                           # the script is here, something that it needs is not
+            raise
+        raise UserError(f"{path}: {method}.py, which made it, is not beside common.py") from None
+    known = {f.name for f in fields(script.Args)}
+    args = script.Args(**{k: v for k, v in saved["args"].items() if k in known})
+    model = script.build_model(args, len(saved["classes"])).eval()
+    try:
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: not weights of {method}.py's model: {' '.join(str(error).split())}") from None
+    return model, saved | dict(args=saved["args"] | asdict(args), path=path)
+
+
 def read_weights(weights, arch):
     """-> state dict of a file (alone, or under "model" or "state_dict"), or of torchvision's weights of that name for
     its model `arch`. UserError for a name that is neither, or what cannot be downloaded."""
@@ -1623,8 +1966,10 @@ class Run:
         self.fixed = dict(method=method, args=asdict(args), classes=train_set.videos.classes,
                           list_sha1=train_set.videos.sha1, torch=str(torch.__version__))
 
-    def begin(self, note, state, device):
-        """Restore `state`, {name: what has a state_dict}, where the run goes on. -> step, best figures, last figures"""
+    def begin(self, note, state, device, **more):
+        """Restore `state`, {name: what has a state_dict}, where the run goes on. -> step, best figures, last figures
+
+        more: what else the first line of the log says."""
         saved, self.state, (train_set, val_set) = self.saved, state, self.sets
         if saved:
             for name, part in state.items():
@@ -1636,7 +1981,7 @@ class Run:
         self.log(step=step, args=self.fixed["args"], torch=self.fixed["torch"], note=note, list=train_set.videos.kind,
                  list_sha1=self.fixed["list_sha1"], missing=train_set.videos.missing + val_set.videos.missing,
                  train_videos=len(train_set), val_videos=len(val_set), classes=len(self.fixed["classes"]),
-                 processes=self.world, device=str(device))
+                 processes=self.world, device=str(device), **more)
         self.print(f"{self.out}: {note}; {len(train_set)} training and {len(val_set)} validation videos "
                    f"({train_set.videos.kind} list), {len(self.fixed['classes'])} classes, {self.world} x "
                    f"{device.type}")

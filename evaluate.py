@@ -50,7 +50,6 @@ SILENT  SMAD's I: mutual information over the arithmetic mean of the two entropi
 SILENT  SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or more, less chance.
 """
 
-import importlib
 import json
 import math
 import os
@@ -73,7 +72,6 @@ from tqdm import tqdm
 import common
 from common import UserError, arg
 
-METHODS = ("sdn", "smad", "omnidebias", "albar")  # what a checkpoint may name; nothing else is imported
 TOY = ("test", "scuba-photo", "scuba-texture", "scuba-sinusoid", "conflfg", "rare")  # embedded benchmark
 RESAMPLES = 1000                                  # of the bootstrap
 
@@ -145,29 +143,9 @@ class Run:
 
 def load_run(path):
     """Rebuild the model of a checkpoint file, or of a run's folder (its last.pt). UserError if it fails."""
-    path = Path(path)
-    path = path / "last.pt" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; name a run's folder or a checkpoint file")
-    saved = common.load_checkpoint(path)
-    method = saved["method"]
-    if method not in METHODS:
-        raise UserError(f"{path}: made by {method!r}, which is none of {', '.join(METHODS)}")
-    try:
-        script = importlib.import_module(method)
-    except ModuleNotFoundError as e:
-        if e.name != method:                           # the script is here, something that it needs is not
-            raise
-        raise UserError(f"{path}: {method}.py, which made it, is not beside evaluate.py") from None
-    known = {f.name for f in fields(script.Args)}
-    args = script.Args(**{k: v for k, v in saved["args"].items() if k in known})
-    model = script.build_model(args, len(saved["classes"])).eval()
-    try:
-        model.load_state_dict(saved["model"])
-    except (RuntimeError, TypeError) as e:
-        raise UserError(f"{path}: not weights of {method}.py's model: {' '.join(str(e).split())}") from None
-    done = saved["epoch"], saved["step"]
-    return Run(path, method, saved["args"] | asdict(args), saved["classes"], done, saved.get("list_sha1", ""), model)
+    model, saved = common.trained(path)
+    return Run(saved["path"], saved["method"], saved["args"], saved["classes"], (saved["epoch"], saved["step"]),
+               saved.get("list_sha1", ""), model)
 
 
 def find_splits(run, args):

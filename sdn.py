@@ -59,10 +59,9 @@ from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNe
 from tqdm import tqdm
 
 from common import (Boxes, Interrupt, LabelArgs, Network, OfflineArgs, Order, Run, Tiny, UserError, Videos, arg,
-                    autocast, broadcast, centre_clip, cli, deaf, existing, find_humans, label_scenes, load_checkpoint,
-                    load_weights, mask_humans, no_sync, normalise, random_clip, read_labels, read_list,
-                    running_statistics, seed_step, split_list, start, test_transform, total, toy, train_transform,
-                    try_clip, union)
+                    autocast, broadcast, centre_clip, cli, deaf, find_humans, label_scenes, load_checkpoint,
+                    load_weights, mask_humans, no_sync, normalise, random_clip, read_labels, read_lists,
+                    running_statistics, seed_step, start, test_transform, total, toy, train_transform, try_clip, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -138,15 +137,7 @@ SHORT = {"baseline": dict(scene_labels="none", w_ent=0.0, out="runs/sdn-baseline
 # ---- Data ---------------------------------------------------------------------------------------------------------
 def make_data(args):
     """-> training and validation Videos, and their scene labels (n, M), rows of zeros where a video has none."""
-    world = None if args.train else toy(args.data_seed, args.data)
-    train_list = existing(read_list(args.train or world / "train.txt", args.root, "train", args.split), args.max_bad)
-    if args.train and not args.val:
-        train_list, val_list = split_list(train_list, args.val_share, args.seed)
-    else:
-        val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
-        val_list = existing(val_list, args.max_bad)
-    if args.resize < args.size:
-        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    train_list, val_list, world = read_lists(args)
     if args.head_epochs >= args.epochs or (args.warmup and args.schedule == "plateau"):
         raise UserError("--head-epochs must be fewer than --epochs, and --warmup is of --schedule cosine")
     labels, change = [None, None], None
@@ -162,7 +153,7 @@ def make_data(args):
         change = partial(mask_humans, boxes=boxes)
     clip = dict(frames=args.frames, stride=args.stride)
     return (Videos(train_list, partial(random_clip, **clip), train_transform(args.size, args.scale, args.flip),
-                   args.seed, args.cache, True, change),
+                   args.seed, args.cache, 9, change),
             Videos(val_list, partial(centre_clip, **clip), test_transform(args.size, args.resize),
                    args.seed, args.cache), *labels)
 

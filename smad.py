@@ -48,7 +48,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
@@ -56,10 +55,9 @@ from torchvision.models.resnet import Bottleneck
 from tqdm import tqdm
 
 from common import (Interrupt, LabelArgs, Network, Order, Run, SplitArgs, Tiny, UserError, Videos, arg, autocast,
-                    broadcast, centre_clip, cli, deaf, evenly, existing, inflate, label_scenes, load_weights,
-                    mmaction_key, no_sync, normalise, random_clip, read_aspect, read_list, seed_step, slow_only,
-                    split_by_facet, split_list, start, test_transform, total, toy, train_transform, try_clip,
-                    tsn_segments, union)
+                    broadcast, cli, deaf, inflate, label_scenes, load_weights, mmaction_key, no_sync, normalise,
+                    read_aspect, read_lists, resnet_backbone, samplers, seed_step, split_by_facet, start,
+                    test_transform, total, toy, train_transform, try_clip, union)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -133,29 +131,19 @@ RECIPES = {"tsn": dict(model="tsn_r50", frames=3, test_clips=25, dropout=0.4, ep
 def make_data(args):
     """-> training and validation Videos, their aspects {NAME: (n, D)}, NAMEs of those that are tags. Soft labels: a row
     of zeros where a video has none; tags, 0 and 1: a row of NaN."""
-    world = None if args.train else toy(args.data_seed, args.data)
-    train_list = existing(read_list(args.train or world / "train.txt", args.root, "train", args.split), args.max_bad)
-    if args.train and not args.val:
-        train_list, val_list = split_list(train_list, args.val_share, args.seed)
-    else:
-        val_list = read_list(args.val or world / "val.txt", args.root, "test", args.split, train_list.classes)
-        val_list = existing(val_list, args.max_bad)
-    if args.resize < args.size:
-        raise UserError(f"--resize {args.resize} is less than --size {args.size}: test clips would have black borders")
+    train_list, val_list, world = read_lists(args)
     if not args.aspect:
         raise UserError("MAAT needs labels: --aspect NAME=FILE for each aspect (`python smad.py labels` makes them), "
                         "or --aspect none")
     aspects, tags, paths = {}, set(), train_list.paths + val_list.paths
     for spec in args.aspect if args.aspect != ("none",) else ():
         name, labels, are_tags = read_aspect(spec, paths, args.max_bad, world)
-        if name in aspects or hasattr(nn.ModuleDict(), name):
-            raise UserError(f"--aspect {spec}: a second of that name, or a name that cannot be used: rename it")
+        if name in aspects:
+            raise UserError(f"--aspect {spec}: a second of that name: rename it")
         aspects[name], tags = labels.split([len(train_list), len(val_list)]), tags | {name} if are_tags else tags
-    clip, tsn = dict(frames=args.frames, stride=args.stride), args.model.startswith("tsn")
-    samples = ((partial(tsn_segments, segments=args.frames), partial(evenly, frames=args.frames)) if tsn else
-               (partial(random_clip, **clip), partial(centre_clip, **clip)))
+    samples = samplers(args)
     return (Videos(train_list, samples[0], train_transform(args.size, args.scale, args.flip), args.seed, args.cache,
-                   replace=True),
+                   replace=9),
             Videos(val_list, samples[1], test_transform(args.size, args.resize), args.seed, args.cache),
             *({name: parts[i] for name, parts in aspects.items()} for i in (0, 1)), tags)
 
@@ -274,20 +262,8 @@ class SMAD(Network):
 
 def build_model(args, num_classes):
     """-> SMAD of args.model, from random weights; .saar is None with --no-saar, .adversaries is still empty."""
-    names = [name for name in torchvision.models.list_models(torchvision.models.video) if re.match("r3d|mc3|r2p", name)]
-    family, _, depth = args.model.partition("_r")
-    if family in ("tiny", "tsn_tiny"):
-        return SMAD(Tiny(num_classes), num_classes, args, "layers.6")
-    if args.model in ("slowonly_r18", "slowonly_r50", "tsn_r50"):
-        backbone = torchvision.models.get_model(f"resnet{depth}", weights=None)
-        backbone = slow_only(backbone) if family == "slowonly" else backbone
-    elif args.model in names:
-        backbone = torchvision.models.get_model(args.model, weights=None)
-    else:
-        raise UserError(f"--model {args.model}: not one of tiny, tsn_tiny, slowonly_r18, slowonly_r50, tsn_r50, "
-                        f"{', '.join(names)}")
-    backbone.avgpool = nn.Sequential(backbone.avgpool, nn.Dropout(args.dropout))
-    return SMAD(backbone, num_classes, args, "layer4")
+    backbone, last = resnet_backbone(args.model, num_classes, args.dropout)
+    return SMAD(backbone, num_classes, args, last)
 
 
 # ---- Losses: z (N, K) action logits, s (N, D) logits of an aspect; each is the mean over the batch -------------------

@@ -24,10 +24,11 @@ sys.path.insert(0, str(ROOT))                                    # `pytest` alon
 
 import albar  # noqa: E402
 import common  # noqa: E402
+import omnidebias  # noqa: E402
 import sdn  # noqa: E402
 import smad  # noqa: E402
 
-SCRIPTS = {"albar": albar, "sdn": sdn, "smad": smad}
+SCRIPTS = {"albar": albar, "sdn": sdn, "smad": smad, "omnidebias": omnidebias}
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,9 @@ def flags(script, world, tmp_path):
     adamw = dict(optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=1.0)
     own = {"albar": dict(w_gp=1.0),
            "sdn": dict(scenes=(str(world / "scenes.npz"),), humans=(str(world / "humans.npz"),), lam=0.5, w_ent=1.0),
-           "smad": dict(aspect=(f"scene={world}/scenes.npz", f"event={world}/tags.npz:event"))}[script.__name__]
+           "smad": dict(aspect=(f"scene={world}/scenes.npz", f"event={world}/tags.npz:event")),
+           "omnidebias": dict(web=(str(world / "web.txt"),), smad=True, aspect=(f"scene={world}/scenes.npz",))}
+    own = own[script.__name__]
     own |= {} if script is albar else adamw
     small = dict(train=str(world / "train.txt"), val=str(world / "val.txt"), weights="none", epochs=2, batch_size=8)
     return script.TOY | small | own | dict(frames=4, size=16, resize=18, log_every=1, out=str(tmp_path / "run"))

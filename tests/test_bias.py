@@ -156,7 +156,7 @@ class Fake(nn.Module):
 def bench(tmp_path, monkeypatch):
     """48 videos, folders of 5 frames, with their list, scenes and boxes, and a maker of checkpoints of Fake."""
     monkeypatch.setitem(sys.modules, "fake", SimpleNamespace(Args=FakeArgs, build_model=Fake))
-    monkeypatch.setattr(evaluate, "METHODS", (*evaluate.METHODS, "fake"))
+    monkeypatch.setattr(common, "METHODS", (*common.METHODS, "fake"))
     names, actions, scenes = [f"v{i:02d}" for i in range(48)], np.arange(48) % 3, np.arange(48) // 3 % 4
     for name, action, scene in zip(names, actions, scenes, strict=True):
         (tmp_path / "v" / name).mkdir(parents=True)

@@ -240,7 +240,7 @@ def world(tmp_path, monkeypatch):
     """Two lists of six videos each, folders of frames, and a maker of checkpoints of the network above."""
     script = SimpleNamespace(Args=FakeArgs, build_model=lambda args, k: Fake(k))
     monkeypatch.setitem(sys.modules, "fake", script)
-    monkeypatch.setattr(evaluate, "METHODS", (*evaluate.METHODS, "fake"))
+    monkeypatch.setattr(common, "METHODS", (*common.METHODS, "fake"))
     for name in ("test", "places"):
         for i in range(6):
             folder = tmp_path / name / f"v{i}"

@@ -1211,7 +1211,7 @@ def test_bad_input_to_split(tmp_path, capsys):
             (dict(labels=f"scene={tmp_path}/none.npz"), ["train"], "none.npz: No such file"),
             (dict(labels=f"scene={tmp_path}/others.npz"), ["train"], "--labels: none has labels of the lists' video"),
             ({}, ["none"], "none.txt: cannot read it: No such file"),
-            ({}, ["train", "there/other"], "the same folder, or --root, and of the same classes"),
+            ({}, ["train", "there/other"], "the same folder, or in --root, and of the same classes"),
             (dict(out=str(tmp_path / "there")), ["train"], "there exists: remove it, or name another folder"),
             (dict(train_size=1000), ["train"], "only 0 of 6 actions have --train-size 1000 and --val-size 8 videos in "
                                                "disjoint scenes: .* .too few: act [a-f], act [a-f], act [a-f]; 0 vid"),

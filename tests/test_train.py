@@ -20,31 +20,41 @@ from conftest import ROOT, SCRIPTS, Forked, argv, command, ended, fails, load, l
 
 import common
 import evaluate
+import omnidebias
 import smad
 from common import UserError
 
 RESULT = ("model", "optimizer", "scheduler", "scaler", "step", "epoch", "best", "extra", "classes", "list_sha1", "rng")
 LN = math.log(8) + 1e-5
-OWN = {  # what differs between the scripts
+OWN = {  # what differs between the scripts; calls: of cross_entropy in a step
     "albar": dict(
-        other=dict(w_adv=0.5), lr=4e-3 * 8 / 64, equations=5, help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
+        calls=1, other=dict(w_adv=0.5), lr=4e-3 * 8 / 64, equations=range(1, 6),
+        help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
         figures={"val/static_accuracy": 1, "val/static_entropy": LN},                                # at most
         logged=lambda args: {"adv": (-99, 0), "ent": (-LN, 0), "gp": (0, 99), "static_accuracy": (0, 1),
                              "gp_true_logit": (0, 99), "head_row_sum": (0, 99)},                     # from, to
         loss=lambda args, r: r["ce"] + args["w_adv"] * r["adv"] + args["w_ent"] * r["ent"] + args["w_gp"] * r["gp"],
         last_part={"gp_true_logit", "head_row_sum"}),                           # logged of the last part of a batch
     "sdn": dict(
-        other=dict(lam=0.1), lr=2e-3, equations=6, help=r"--lam LAM\s+lambda of the gradient reversal, Eq. \(5\)",
+        calls=1, other=dict(lam=0.1), lr=2e-3, equations=range(1, 7),
+        help=r"--lam LAM\s+lambda of the gradient reversal, Eq. \(5\)",
         figures={"val/scene_accuracy": 1},
         logged=lambda args: {"adv": (0, 99), "scene_accuracy": (0, 1), "ent": (0, LN), "masked_accuracy": (0, 1),
                              "masked_share": (1, 1)},
         loss=lambda args, r: r["ce"] + r["adv"], last_part=set()),
     "smad": dict(
-        other=dict(w_kl=0.1), lr=2e-3, equations=5, help=r"--w-bce W_BCE\s+weight of the binary cross-entropy, tags",
+        calls=1, other=dict(w_kl=0.1), lr=2e-3, equations=range(1, 6),
+        help=r"--w-bce W_BCE\s+weight of the binary cross-entropy, tags",
         figures={"val/scene_accuracy": 1, "val/event_accuracy": 1},
         logged=lambda args: {"scene_adv": (0, 99), "scene_accuracy": (0, 1), "event_adv": (0, 99),
                              "event_accuracy": (0, 1), "backbone": (-99, 99)},
-        loss=lambda args, r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2, last_part=set())}
+        loss=lambda args, r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2, last_part=set()),
+    "omnidebias": dict(
+        calls=2, other=dict(web_ratio=0.5), lr=2e-3, equations=(1, 3, 5),
+        help=r"--web-ratio WEB_RATIO\s+web items over labelled",
+        figures={}, logged=lambda args: {"scene_adv": (0, 99), "web_ce": (0, 99), "web_accuracy": (0, 1),
+                                         "web_scene_adv": (0, 99)},
+        loss=lambda args, r: r["ce"] + r["scene_adv"] + r["web_ce"] + r["web_scene_adv"], last_part=set())}
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -142,7 +152,8 @@ def test_validation_list_and_held_out_share(script, flags, world):
 @each("workers change", albar=[(2, dict(static_frame="random", augment="stillmix")),
                                (0, dict(static_frame="first", augment="mixup"))],
       sdn=[(2, {}), (0, dict(scene_labels="hard", optimizer="sgd", schedule="plateau", warmup=0.0, flip=0.5))],
-      smad=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5))])
+      smad=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5))],
+      omnidebias=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5, web_ratio=0.25))])
 def test_same_seed_same_weights(script, flags, tmp_path, workers, change):
     """Whatever the number of loader processes, and another seed gives other weights."""
     flags |= dict(epochs=1) | change
@@ -185,7 +196,8 @@ TSN = dict(model="tsn_tiny", schedule="step", milestones=(1, 2), optimizer="sgd"
     (signal.SIGTERM, 13, dict(accumulate=2, static_frame="random", augment="stillmix")), (signal.SIGINT, 7, {}),
     (signal.SIGTERM, 10, {}), (signal.SIGINT, 19, {})], sdn=[
     (signal.SIGTERM, 13, PLATEAU), (signal.SIGINT, 20, PLATEAU), (signal.SIGTERM, 12, dict(head_epochs=1)),
-    (signal.SIGINT, 7, {})], smad=[(signal.SIGTERM, 13, TSN), (signal.SIGINT, 7, {})])
+    (signal.SIGINT, 7, {})], smad=[(signal.SIGTERM, 13, TSN), (signal.SIGINT, 7, {})],
+    omnidebias=[(signal.SIGTERM, 13, TSN | dict(web_ratio=1.5)), (signal.SIGINT, 7, {})])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp_path, monkeypatch, number, at, change):
     flags |= change
     train(script, flags, out=str(tmp_path / "whole"))
@@ -205,7 +217,8 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp
     assert equal(last, tmp_path / "whole/last.pt")
 
 
-@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)])
+@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)],
+      omnidebias=[(signal.SIGINT,)])
 def test_a_signal_to_the_whole_group_with_loader_processes(script, flags, tmp_path, number):
     """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes too."""
     flags |= dict(epochs=30, workers=2, cache=False)
@@ -268,7 +281,9 @@ TEN = dict(batch_size=8, accumulate=2, epochs=1)
 @each("change torchrun", albar=[(ALL, False), (TEN, False), (ALL | dict(w_adv=0.0, w_ent=0.0), False)],  # no bias in it
       sdn=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), True), (ALL | dict(scene_labels="none"), False),
            (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12, epochs=2), False)],
-      smad=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), False), (ALL | dict(aspect=("none",)), False)])
+      smad=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), False), (ALL | dict(aspect=("none",)), False)],
+      omnidebias=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01, web_ratio=1.5), False),
+                  (ALL | dict(smad=False, aspect=(), web_ratio=0.5), False)])
 def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, change, torchrun):
     """The full loss through DistributedDataParallel: its averaged gradient, and the weights after ten steps."""
     flags |= change
@@ -336,19 +351,19 @@ def spoil(monkeypatch, script, at, also=lambda: None):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(script, flags, tmp_path, capsys,
-                                                                           monkeypatch):
+                                                                           monkeypatch, own):
     flags |= dict(epochs=3, log_every=3)
-    spoil(monkeypatch, script, 13)
+    spoil(monkeypatch, script, 13 * own["calls"])
     assert re.search("loss is not finite by step 1[45]", fails(capsys, argv(flags), flags["out"], script))
     last = tmp_path / "run/last.pt"
     assert load(last)["epoch"] == 1 and finite(last)
     assert all(math.isfinite(v) for r in log_lines(tmp_path / "run")[1:] for v in r.values() if isinstance(v, float))
 
 
-def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(script, flags, tmp_path, capsys, monkeypatch):
+def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(script, flags, tmp_path, capsys, monkeypatch, own):
     """It came between two lines of the log, so nobody has looked at the loss yet."""
     flags |= dict(epochs=3, log_every=1000)
-    spoil(monkeypatch, script, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    spoil(monkeypatch, script, 12 * own["calls"], lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert "not finite" in fails(capsys, argv(flags), flags["out"], script)
     assert load(tmp_path / "run/last.pt")["epoch"] == 1 and finite(tmp_path / "run/last.pt")
 
@@ -484,7 +499,28 @@ BAD_ALSO = {  # of one script
             lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt"), aspect=f["aspect"][1:]),
             "tags.npz: no tags of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
         "line of tags": (lambda f, p: f | dict(aspect=(f"event={hvu(p, 'run,0000,0,10', 'run,0001,0')}:event",)),
-                         "hvu.csv:3: expected `tag.tag,id,0.0,10.0`: 'run,0001,0'")}}
+                         "hvu.csv:3: expected `tag.tag,id,0.0,10.0`: 'run,0001,0'")},
+    "omnidebias": {
+        "negative weight": (lambda f, p: f | dict(web_ratio=-1.0), "--web-ratio -1.0: must be at least 0"),
+        "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d: not one of tiny, tsn_tiny, .*r3d_18"),
+        "no web": (lambda f, p: f | dict(web=()), "--web: name lists of web items .`python omnidebias.py sel"),
+        "web and none": (lambda f, p: f | dict(web=(*f["web"], "none")), "--web: name lists .* or none, not both"),
+        "no such web": (lambda f, p: f | dict(web=(f"{p}/none.txt",)), "none.txt: cannot read it: No such file"),
+        "web elsewhere": (lambda f, p: f | dict(web_root=str(p)),
+                          "60 of 60 videos do not exist, first .*: check --web-root .now .*[)]$"),
+        "web label": (lambda f, p: f | dict(web=(text(p / "web.txt", "web/0000.mp4 8"),)),
+                      "web.txt:1: label 8 is outside the 8 classes"),
+        "two labels": (lambda f, p: f | dict(web_root=str(Path(f["train"]).parent), web=(
+            text(p / "web.txt", "web/0000.mp4 0\nweb/0000.mp4 1"),)), "web.txt:2: 'web/0000.mp4' has label 1"),
+        "share of the web": (lambda f, p: f | dict(web_ratio=0.7, accumulate=4),
+                             "--web-ratio: 6 web items in a step must be a multiple of processes x --accumulate = 4"),
+        "no share of the web": (lambda f, p: f | dict(web_ratio=0.01), "--web-ratio: 0 web items .* and not 0"),
+        "smad without labels": (lambda f, p: f | dict(aspect=()), "--smad needs --aspect NAME=FILE"),
+        "labels without smad": (lambda f, p: f | dict(smad=False), "--smad needs --aspect .*, and --aspect --smad"),
+        "two of a name": (lambda f, p: f | dict(aspect=f["aspect"] * 2), "--aspect scene=.*: a second of that name"),
+        "tags": (lambda f, p: aspect(f, "event", "tags.npz:event"), "--aspect event=.*: .*tags, which are for smad.py"),
+        "web without labels": (lambda f, p: f | dict(web=(f["web"][0].replace("web.txt", "conflfg.txt"),)),
+                               "scenes.npz: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad")}}
 
 
 def aspect(flags, name, file):
@@ -528,7 +564,8 @@ def test_resume_from_something_else(script, flags, tmp_path, capsys, content, me
     assert (tmp_path / "run/last.pt").read_bytes() == before
 
 
-@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)], smad=[("aspect",), ("saar",)])
+@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)], smad=[("aspect",), ("saar",)],
+      omnidebias=[("web",), ("smad",)])
 def test_baseline_with_a_weight_is_a_contradiction(script, flags, capsys, own_flag):
     short = script.SHORT["baseline"]
     bare = {name: value for name, value in flags.items() if name not in short}
@@ -622,7 +659,7 @@ def functions(module):
 def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
     lines = source(script).splitlines()
     rows = re.findall(r"^  (Eq\. \(\d+\))  ([\w.]+) ", ast.get_docstring(ast.parse(source(script)), clean=False), re.M)
-    assert [tag for tag, _ in rows] == [f"Eq. ({i})" for i in range(1, own["equations"] + 1)]       # every equation
+    assert [tag for tag, _ in rows] == [f"Eq. ({i})" for i in own["equations"]]                        # every equation
     here = [(tag, name) for tag, name in rows if not name.startswith("evaluate.")]
     for tag, name in set(rows) - set(here):
         assert ast.get_docstring(functions(evaluate)[name.removeprefix("evaluate.")]).startswith(tag)
@@ -638,6 +675,8 @@ def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
 def flags_read(script, main):
     """Names x of all args.x that are read in main and in what it reaches of the script and of common.py."""
     known, left, seen = functions(common) | functions(script), [main], set()
+    if main != "select":
+        known.pop("select", None)                                                              # it has Args of its own
     while left:
         if (name := left.pop()) in known and name not in seen:
             seen.add(name)
@@ -649,7 +688,7 @@ def flags_read(script, main):
 def test_every_flag_is_read_and_shortcuts_are_flags(script):
     """Of each sub-command too."""
     for Args, main in [(script.Args, script.train), *getattr(script, "STEPS", {}).values()]:
-        tested = {"test_clips"} if script is smad and main is script.train else set()           # evaluate.py reads it
+        tested = {"test_clips"} if script in (smad, omnidebias) and main is script.train else set()    # by evaluate.py
         assert {f.name for f in fields(Args)} == flags_read(script, main.__name__) | tested, main.__name__
         assert all(f'"{name}"' in source(evaluate) for name in tested)
     names = {f.name for f in fields(script.Args)}
