@@ -323,14 +323,37 @@ def _lines(file):
     return [(f"{file}:{i}", line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
 
 
+def _positive_clips(path, lines):
+    """OmniSource's lists of raw videos, `video label clips positive positive ...` a line, or JSON: lines of a plain
+    list of their positive clips, video/part_N.mp4, N from 0 (OmniSource draws one of each video). None for other lists."""
+    try:
+        if path.suffix == ".json":
+            text = " ".join(line for _, line in lines)
+            rows = [(f"{path}, entry {i}", *(row[k] for k in ("video_dir", "label", "num_clips", "positive_clip_inds")))
+                    for i, row in enumerate(json.loads(text), 1)]
+        else:
+            rows = [(at, video, int(y), int(n), [*map(int, some.split())])
+                    for at, s in lines for video, y, n, some in [s.split(maxsplit=3)]]
+            if not any(len(row[4]) > 1 for row in rows):               # else raw frames, whose folder ends in a number
+                return None
+        sound = all(len({*some}) == len(some) and 0 <= min(some, default=0) and max(some, default=-1) < n and y >= 0
+                    for *_, y, n, some in rows)
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound and path.suffix == ".json":
+        raise UserError(f"{path}: expected OmniSource's [{{video_dir, label, num_clips, positive_clip_inds}}, ...]")
+    return [(at, f"{video}/part_{i}.mp4 {y}") for at, video, y, _, some in rows for i in some] if sound else None
+
+
 def read_list(path, root="", part="train", split=1, classes=None):
     """VideoList of a list file or HMDB51's folder of <class>_test_splitN.txt (`name flag`: 1 train, 2 test).
     A file is of the first kind that ALL its lines agree with: raw frames `folder frames label` (two whole
     numbers at the end, the first > 0, no folder with two different ones: else plain paths end in a number),
     UCF101 `Class/v_X_gNN_cNN.ext id` (from 1, from 0 if one is 0, or no id), ARAS `aras_clips/class/x label`,
-    plain `path label` (from 0; spaces allowed). root: the videos' folder, "" for the list's. Class names are
-    beside the list in classInd.txt, k400_actions.txt (ARAS) or classes.txt; else HMDB51's sorted, the folders
-    if one to one with labels, or the labels; `classes`, the training run's, must agree. UserError if bad."""
+    plain `path label` (from 0; spaces allowed); or OmniSource's raw videos (_positive_clips). root: the videos'
+    folder, "" for the list's. Class names are beside the list in classInd.txt, k400_actions.txt (ARAS) or classes.txt; else
+    HMDB51's sorted, the folders if one to one with labels, or the labels; `classes`, the training run's, must agree.
+    UserError if bad."""
     kinds = {  # (path with (class folder)) (frames) (label)
         "raw frames": r"(.*\S)()\s+0*([1-9][0-9]*)\s+([0-9]{1,9})",
         "UCF101": r"(([^/\s]+)/v_[^/\s]+_g\d+_c\d+\.\w+)()(?:\s+([0-9]{1,9}))?",
@@ -343,6 +366,8 @@ def read_list(path, root="", part="train", split=1, classes=None):
         lines = [(at, f"{name}/{line}") for name in names for at, line in _lines(path / (name + tail))]
     else:
         lines, ind, txt = _lines(path), path.with_name("classInd.txt"), path.with_name("classes.txt")
+        clips = _positive_clips(path, lines)
+        lines = lines if clips is None else clips
         fits = [kind for kind, form in kinds.items() if all(re.fullmatch(form, s) for _, s in lines)]
         raw = {re.fullmatch(kinds["raw frames"], s).group(1, 3) for _, s in lines if "raw frames" in fits}
         ids = {m[4] for _, s in lines if (m := re.fullmatch(kinds["UCF101"], s))}
@@ -350,7 +375,7 @@ def read_list(path, root="", part="train", split=1, classes=None):
             fits.remove("raw frames")
         if not ind.is_file() and ("0" in ids or txt.is_file()) and "UCF101" in fits:
             fits.remove("UCF101")  # its ids count from 0: labels
-        kind = next(iter(fits), "plain")
+        kind = next(iter(fits), "plain") if clips is None else "plain"
         if kind == "UCF101" and not ind.is_file():
             raise UserError(f"{path}: UCF101's ids from 1, or none: put its classInd.txt beside the list")
         file = {"UCF101": ind, "ARAS": path.with_name("k400_actions.txt")}.get(kind, txt)

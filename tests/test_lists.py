@@ -3,6 +3,7 @@ annotation files (skipped where ../shared is absent) by the counts that their da
 
 import codecs
 import hashlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -225,6 +226,40 @@ def test_aras(write):
     assert read_list(file).classes == ["ice skating", "clapping", "zumba", "yoga"]
     plain = write("plain.txt", "zumba/x_1.mp4 2\n")  # k400_actions.txt is not for it
     assert read_list(plain).classes == ["0", "1", "zumba"]
+
+
+# ---- OmniSource's raw videos
+
+
+RAW = "some/D32 66 10 0 1 2\nsome/-G-5 254 5 3 4\nsome/T4h1 33 1 0\n"
+
+
+def test_omnisource_raw_videos(write):
+    """Each positive clip is an item; in the released JSON too. A video without one is left out."""
+    entries = [dict(video_dir=line.split()[0], label=int(line.split()[1]), num_clips=int(line.split()[2]),
+                    positive_clip_inds=[int(i) for i in line.split()[3:]]) for line in RAW.splitlines()]
+    for name, content in (("raw.txt", RAW), ("raw.json", json.dumps(entries))):
+        videos = read_list(write(name, content))
+        assert videos.kind == "plain" and videos.labels == [66] * 3 + [254] * 2 + [33]
+        assert videos.paths == [f"some/{clip}.mp4" for clip in (
+            "D32/part_0", "D32/part_1", "D32/part_2", "-G-5/part_3", "-G-5/part_4", "T4h1/part_0")]
+    entries[2]["positive_clip_inds"] = []
+    assert len(read_list(write("raw.json", json.dumps(entries)))) == 5
+
+
+@pytest.mark.parametrize("line, kind", [
+    ("a 5 3 0 3", "plain"), ("a 66 10 1 1", "raw frames"), ("a 66 10 2", "raw frames"), ("a 66 10 0 0", "plain")])
+def test_what_is_no_list_of_raw_videos(write, line, kind):
+    """A clip beyond the last, a clip twice, one clip of each video alone: numbers at the end mean what they did."""
+    assert read_list(write("list.txt", line + "\n")).kind == kind
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "[{\"video_dir\": \"a\"}]", "[", json.dumps(
+    [dict(video_dir="a", label=1, num_clips=2, positive_clip_inds=[2])])])
+def test_json_that_is_no_list_of_raw_videos(write, content):
+    file = write("raw.json", content)
+    with pytest.raises(UserError, match="raw.json: (expected OmniSource's|empty list)"):
+        read_list(file)
 
 
 # ---- raw frames, and plain paths that look like them
