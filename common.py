@@ -325,7 +325,7 @@ def _lines(file):
 
 def _positive_clips(path, lines):
     """OmniSource's lists of raw videos, `video label clips positive positive ...` a line, or JSON: lines of a plain
-    list of their positive clips, video/part_N.mp4, N from 0 (OmniSource draws one of each video). None for other lists."""
+    list of their positive clips, video/part_N.mp4, N from 0 (OmniSource draws one of a video). None for other lists."""
     try:
         if path.suffix == ".json":
             text = " ".join(line for _, line in lines)
@@ -350,10 +350,10 @@ def read_list(path, root="", part="train", split=1, classes=None):
     A file is of the first kind that ALL its lines agree with: raw frames `folder frames label` (two whole
     numbers at the end, the first > 0, no folder with two different ones: else plain paths end in a number),
     UCF101 `Class/v_X_gNN_cNN.ext id` (from 1, from 0 if one is 0, or no id), ARAS `aras_clips/class/x label`,
-    plain `path label` (from 0; spaces allowed); or OmniSource's raw videos (_positive_clips). root: the videos'
-    folder, "" for the list's. Class names are beside the list in classInd.txt, k400_actions.txt (ARAS) or classes.txt; else
-    HMDB51's sorted, the folders if one to one with labels, or the labels; `classes`, the training run's, must agree.
-    UserError if bad."""
+    plain `path label` (from 0; spaces allowed); or OmniSource's raw videos (_positive_clips). root: the
+    videos' folder, "" for the list's. Class names are beside the list in classInd.txt, k400_actions.txt
+    (ARAS) or classes.txt; else HMDB51's sorted, the folders if one to one with labels, or the labels;
+    `classes`, the training run's, must agree. UserError if bad."""
     kinds = {  # (path with (class folder)) (frames) (label)
         "raw frames": r"(.*\S)()\s+0*([1-9][0-9]*)\s+([0-9]{1,9})",
         "UCF101": r"(([^/\s]+)/v_[^/\s]+_g\d+_c\d+\.\w+)()(?:\s+([0-9]{1,9}))?",

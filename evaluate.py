@@ -776,11 +776,22 @@ def class_activation_map(maps, weight, chosen, size):
     return F.interpolate(cam[:, None], size, mode="trilinear", align_corners=False)[:, 0]
 
 
+def saar_mask(model, clip):
+    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, h, w) mask of the model's SAAR, of mean 1 in a frame"""
+    kept = []
+    hook = model.saar.register_forward_hook(lambda module, inputs, out: kept.append(out[1]))
+    try:
+        z = model(clip)
+    finally:
+        hook.remove()
+    return z, kept[0].squeeze(1).unflatten(0, (len(clip), -1))
+
+
 def actionness(run, clip):
     """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, H, W) SAAR's mask (SMAD Sec. 5.1), enlarged"""
     if getattr(run.model, "saar", None) is None:
-        raise UserError(f"{run.path}: it has no actionness masks: name runs of smad.py, trained with --saar")
-    z, mask = run.model.actionness(clip)
+        raise UserError(f"{run.path}: it has no actionness masks: name a run of smad.py, or omnidebias.py --smad")
+    z, mask = saar_mask(run.model, clip)
     return z, F.interpolate(mask[:, None], clip.shape[2:], mode="trilinear", align_corners=False)[:, 0]
 
 

@@ -208,8 +208,7 @@ def make_data(args):
     train_list, val_list, world = read_lists(args)
     if not args.web or ("none" in args.web and len(args.web) > 1):
         raise UserError("--web: name lists of web items (`python omnidebias.py select` makes them), or none, not both")
-    web = () if args.web == ("none",) else args.web
-    if web:
+    if web := () if args.web == ("none",) else args.web:
         web = [embedded_web(args, name) if world and not os.path.exists(name) else name for name in web]
         web = merge_lists(web, args.web_root or world or "", args.split, train_list.classes)
         train_list = replace(train_list, sha1=sha1(f"{train_list.sha1} {web.sha1}".encode()).hexdigest())
@@ -227,7 +226,7 @@ def make_data(args):
     how = samples[0], train_transform(args.size, args.scale, args.flip), args.seed, args.cache
     return (Videos(train_list, *how, replace=9),
             Videos(val_list, samples[1], test_transform(args.size, args.resize), args.seed, args.cache),
-            Videos(web, *how, replace=len(web) - 1) if web else None, aspects)
+            Videos(web, *how, replace=min(len(web), 1000) - 1) if web else None, aspects)
 
 
 # ---- Model --------------------------------------------------------------------------------------------------------

@@ -249,16 +249,6 @@ class SMAD(Network):
         """Input of the head, pooled, (N, D)"""
         return self.both(clip)[1].mean(1)
 
-    def actionness(self, clip):
-        """(N, 3, T, H, W) -> (N, K) logits, SAAR's mask (N, T, h, w) of mean 1"""
-        kept = []
-        hook = self.saar.register_forward_hook(lambda module, inputs, out: kept.append(out[1]))
-        try:
-            z = self(clip)
-        finally:
-            hook.remove()
-        return z, kept[0].squeeze(1).unflatten(0, (len(clip), -1))
-
 
 def build_model(args, num_classes):
     """-> SMAD of args.model, from random weights; .saar is None with --no-saar, .adversaries is still empty."""

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import albar
 import common
+import evaluate
 import smad
 from common import UserError, inflate, load_weights, mmaction_key, nmi, nmi_floor, read_list, read_tags, redistribute
 from smad import SAAR, TOY, Args
@@ -404,7 +405,7 @@ def test_actionness_is_the_mask_of_the_forward_pass(model):
     net, clip = network(model=model, double=False).eval(), batch(double=False)["clip"]
     kept = []
     with torch.no_grad():
-        z, mask = net.actionness(clip)
+        z, mask = evaluate.saar_mask(net, clip)
         hook = net.backbone.layers[6].register_forward_pre_hook(lambda m, inputs: kept.append(inputs[0]), prepend=True)
         assert torch.equal(z, net(clip)) and mask.shape == (4, 4, 4, 4)
         hook.remove()
@@ -415,7 +416,7 @@ def test_actionness_is_the_mask_of_the_forward_pass(model):
     again, before = copy.deepcopy(net), net(clip)
     nn.init.zeros_(net.saar.score.weight)
     assert torch.equal(again(clip), before) and not torch.equal(net(clip), before)           # a copy has its own SAAR
-    assert torch.equal(again.actionness(clip)[1], mask)
+    assert torch.equal(evaluate.saar_mask(again, clip)[1], mask)
 
 
 # ---- Networks -------------------------------------------------------------------------------------------------------
