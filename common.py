@@ -1,6 +1,6 @@
 """What the method scripts share and no paper has an opinion about: flags, reading videos, sampling, lists, transforms,
 the embedded benchmark and its network, checkpoints, logs. No method, no loss, no model of a paper. Imports nothing of
-ours.
+ours, but in `trained` the script that a checkpoint names.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -306,6 +307,7 @@ class VideoList:
     kind: str  # the format it was seen as
     sha1: str  # of the list file; for HMDB51 of the chosen lines
     missing: tuple = ()  # paths that `existing` has left out
+    named: bool = True  # the classes are a file's or the caller's; else folders' names, or the labels
 
     def __len__(self):
         return len(self.paths)
@@ -400,25 +402,45 @@ def read_list(path, root="", part="train", split=1, classes=None):
         raise UserError(f"{path}: no {part} videos in *{tail}" if path.is_dir() else f"{path}: empty list")
     pairs = {(label, os.path.basename(os.path.dirname(video))) for video, label in rows}
     folder = dict(pairs) if len(pairs) == len(dict(pairs)) == len({name for _, name in pairs}) else {}
-    names = classes or names or [folder.get(i) or str(i) for i in range(max(label for _, label in rows) + 1)]
+    named, count = bool(classes or names), max(label for _, label in rows) + 1
+    names = classes or names or [folder.get(i) or str(i) for i in range(count)]
     content = path.read_bytes() if path.is_file() else "".join(f"{a} {b}\n" for a, b in rows).encode()
     return VideoList([video for video, _ in rows], [label for _, label in rows], list(names),
-                     Path(root or (path.parent if path.is_file() else path)), kind, sha1(content).hexdigest())
+                     Path(root or (path.parent if path.is_file() else path)), kind, sha1(content).hexdigest(),
+                     named=named)
 
 
-def merge_lists(files, root, split, classes=None):
-    """Several lists as one VideoList, each video once. UserError where they are of other folders or classes, or where a
-    video has two labels."""
+def merge_lists(files, root, split, classes=None, flag="--root"):
+    """Several lists as one VideoList, each video once. UserError, naming the folder's flag, where they are of other
+    folders or classes, or where a video has two labels."""
     lists = [read_list(path, root, "train", split, classes) for path in files]
-    if len({one.root for one in lists}) != 1 or len({tuple(one.classes) for one in lists}) != 1:
-        raise UserError("name one list or more, all in the same folder, or in --root, and of the same classes")
+    names = {tuple(one.classes) for one in lists if one.named}
+    if len({one.root for one in lists}) != 1 or len(names) > 1:
+        raise UserError(f"name one list or more, all in the same folder, or in {flag}, and of the same classes")
     label_of = {}
     for one, file in zip(lists, files, strict=True):
         for path, y in zip(one.paths, one.labels, strict=True):
             if label_of.setdefault(path, y) != y:
                 raise UserError(f"{file}: {path!r} has label {y}, and {label_of[path]} in a list before it")
-    both = lists[0].sha1 if len(lists) == 1 else sha1("".join(one.sha1 for one in lists).encode()).hexdigest()
-    return replace(lists[0], paths=list(label_of), labels=list(label_of.values()), sha1=both)
+    if len(lists) == 1:
+        return replace(lists[0], paths=list(label_of), labels=list(label_of.values()))
+    names = list(names.pop()) if names else [str(i) for i in range(max(label_of.values()) + 1)]
+    if max(label_of.values()) >= len(names):
+        raise UserError(f"{files[0]} and others: label {max(label_of.values())} is outside the {len(names)} classes")
+    return replace(lists[0], paths=list(label_of), labels=list(label_of.values()), classes=names, kind="plain",
+                   sha1=sha1("".join(one.sha1 for one in lists).encode()).hexdigest(),
+                   named=any(one.named for one in lists))
+
+
+def read_web(files, root, split, train_list, val_list):
+    """-> training VideoList, whose sha1 is also the web lists'; VideoList of the web items that exist. UserError where
+    one of them is a training or validation video, or none exists."""
+    web = merge_lists(files, root, split, train_list.classes, "--web-root")
+    known = {str(some.full(i)) for some in (train_list, val_list) for i in range(len(some))}
+    if twice := [path for i, path in enumerate(web.paths) if str(web.full(i)) in known]:
+        raise UserError(f"--web: {len(twice)} items are training or validation videos, first {twice[0]}: remove them")
+    train_list = replace(train_list, sha1=sha1(f"{train_list.sha1} {web.sha1}".encode()).hexdigest())
+    return train_list, existing(web, 1.0, "--web-root")                                       # the web is full of holes
 
 
 def subset(videos, keep):
@@ -479,7 +501,7 @@ def normalise(clip, mean, std):
 
 class Videos(torch.utils.data.Dataset):
     """Clips of a VideoList. sample(n, rng) chooses frames, (T,) or (V, T); all that is random follows from
-    (seed, epoch, index), so neither the number of workers nor a resume changes it.
+    (seed, epoch, index), seed a number or several, so neither the number of workers nor a resume changes it.
 
     Item `epoch * len(videos) + index`: clip (3, T, H, W) or (V, 3, T, H, W) uint8, label, index, and bad: 1 where
     the video cannot be read. Its place is then taken by one of the next `replace` that can, or, if that is 0, by black
@@ -489,7 +511,8 @@ class Videos(torch.utils.data.Dataset):
     """
 
     def __init__(self, videos, sample, transform, seed=0, cache=False, replace=0, change=None):
-        self.videos, self.sample, self.transform, self.seed, self.replace = videos, sample, transform, seed, replace
+        self.videos, self.sample, self.transform, self.replace = videos, sample, transform, replace
+        self.seed = seed if isinstance(seed, tuple) else (seed,)
         self.cache = {} if cache else None            # decoded videos, kept in memory: for small ones alone
         self.change = change
 
@@ -505,7 +528,7 @@ class Videos(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = divmod(int(key), len(self))
-        rng = np.random.default_rng([self.seed, epoch, index])
+        rng = np.random.default_rng([*self.seed, epoch, index])
         for at in range(index, index + self.replace + 1):
             try:
                 frames, shown = self.frames(self.videos.full(at % len(self)), rng)
@@ -567,15 +590,16 @@ class Joint(torch.utils.data.Dataset):
 
 
 class JointOrder(Order):
-    """Order's batches, each followed by `web_batch` of `n_web` web items, of which each process and part has its equal
-    share. Which they are follows from the step alone: pass after pass of the web items, each in an order of its own."""
+    """Order's batches, each followed by web items, `ratio` of `n_web` a video, of which each process and part has its
+    equal share. Which they are follows from the step alone: pass after pass of them, each in an order of its own."""
 
-    def __init__(self, n, batch_size, n_web, web_batch, *how):
+    def __init__(self, n, batch_size, n_web, ratio, *how):
         super().__init__(n, batch_size, *how)
-        self.n_web, self.web_batch, self.turns = n_web, web_batch, {}
-        if web_batch % self.parts or (n_web and not web_batch):
-            raise UserError(f"--web-ratio: {web_batch} web items in a step must be a multiple of processes x "
-                            f"--accumulate = {self.parts}, and not 0")
+        self.n_web, self.web_batch, self.turns = n_web, round(ratio * batch_size) * bool(n_web), {}
+        if n_web and (not 0 < self.web_batch or abs(self.web_batch - ratio * batch_size) > 1e-3 or
+                      self.web_batch % self.parts):
+            raise UserError(f"--web-ratio {ratio} of --batch-size {batch_size}: {ratio * batch_size:g} web items in a "
+                            f"step must be a whole multiple of processes x --accumulate = {self.parts}")
 
     def __iter__(self):
         step, each = self.epoch * (self.n // self.batch_size) + self.skip, self.parts // self.world
@@ -625,6 +649,8 @@ def read_labels(files, paths, max_missing=1.0):
             raise UserError(f"{file}: its categories are not those of {files[0]}, or do not fit its probabilities")
         if not (sound := _sound(p)).all():
             raise UserError(f"{file}: the probabilities of {named[sound.argmin()]} are not such: they must sum to 1")
+        if twice := [path for path, row in zip(named, p, strict=True) if not np.array_equal(rows.get(path, row), row)]:
+            raise UserError(f"{file}: {twice[0]} has other probabilities in a file before it: is it another video?")
         rows |= dict(zip(named, p, strict=True))
     said = f"{', '.join(map(str, files))}: no labels of", "label that list too, or allow more with --max-bad"
     return _in_order(rows, paths, np.zeros(len(names)), max_missing, *said), names
@@ -647,7 +673,9 @@ def read_facet(files, paths):
             hard[at:at + len(p)], at = p.argmax(1), at + len(p)
         if at < len(hard):
             raise UserError(f"{file}: probabilities of {at} videos, but names of {len(hard)}")
-        found |= zip(part["paths"].tolist(), hard.tolist(), strict=True)
+        for path, z in zip(part["paths"].tolist(), hard.tolist(), strict=True):
+            if found.setdefault(path, z) != z:
+                raise UserError(f"{file}: {path} has other probabilities in a file before it: is it another video?")
     return np.fromiter((found.get(path, -1) for path in paths), np.int32, len(paths)), names
 
 
@@ -863,14 +891,13 @@ def sweep(out, videos, made, rows, finish):
     total(0)
 
 
-def save_lists(out, lists, classes):
+def save_lists(out, lists, classes=()):
     """Lists {NAME: [(path, label)]} and their classes in a new folder, which appears only when all are written."""
     part = out.with_name(f"{out.name}.part{os.getpid()}")
     part.mkdir(parents=True)
-    for name, rows in lists.items():
-        (part / f"{name}.txt").write_text("".join(f"{path} {y}\n" for path, y in rows))
-    if not all(name.isdigit() for name in classes):
-        (part / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    texts = {name: [f"{path} {y}\n" for path, y in rows] for name, rows in lists.items()}
+    for name, lines in (texts | ({"classes": [f"{name}\n" for name in classes]} if classes else {})).items():
+        (part / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     part.rename(out)
 
 
@@ -1079,7 +1106,7 @@ def mean_entropy(label, facet):
     GoogleImg's; it does not say which logarithm).     label, facet: (n,) whole numbers from 0"""
     order = np.argsort(label, kind="stable")
     groups = np.split(facet[order], np.flatnonzero(np.diff(label[order])) + 1)
-    return float(np.mean([joint_entropy(group) for group in groups]))
+    return float(np.mean([joint_entropy(group) for group in groups])) if len(label) else 0.0
 
 
 def nmi(a, b, given=None):
@@ -1249,16 +1276,29 @@ def _teacher(args):
 
 def web_items(args):
     """-> VideoList of the web items, labelled with the class that they were sought by; facets (n,), -1: none"""
+    start(0, timedelta(days=7))
     if not args.lists or not args.labels:
         raise UserError("name a list of web items, and --labels FILE.npz, their scenes")
     if Path(args.out).exists():
         raise UserError(f"{args.out} exists: remove it, or name another folder with --out")
+    if args.confident < 1 and not args.teacher:
+        raise UserError("--confident is about a --teacher: name one")
     classes = [str(name) for name in _teacher(args)[1].get("classes", ())]
     items = merge_lists(args.lists, args.root, args.split, classes or None)
     facet, _ = read_facet(args.labels, items.paths)
     if not (facet >= 0).any():
         raise UserError(f"--labels {args.labels[0]}: has none of the items, such as {items.paths[0]}")
+    if args.truth and not {*read_list(args.truth, args.root, "train", args.split).paths} & {*items.paths}:
+        raise UserError(f"--truth {args.truth}: has none of the items, such as {items.paths[0]}")
+    if args.compare and not (_compared(args)[1] >= 0).any():
+        raise UserError(f"--compare {args.compare}: --labels have none of its videos")
+    total(0)                                                                # nobody writes before all have looked
     return items, facet
+
+
+def _compared(args):
+    other = read_list(args.compare, args.root, "train", args.split)
+    return np.stack([other.labels, read_facet(args.labels, other.paths)[0]])
 
 
 def predictions(args, items):
@@ -1266,7 +1306,7 @@ def predictions(args, items):
     -> (n,) predicted class, -1 where an item cannot be read; (n,) its probability"""
     (model, teacher), out = _teacher(args), args.teacher
     if model:
-        out, a, device = f"{args.out}-teacher.npz", teacher["args"], start(0, timedelta(days=7))[2]
+        out, a, device = f"{Path(args.out)}-teacher.npz", teacher["args"], start(0, timedelta(days=7))[2]
         amp, net, clip = autocast(device, args.amp), model.to(device), dict(frames=a["frames"])
         dataset = Videos(items, partial(evenly, **clip) if getattr(model, "tsn", False) else
                          partial(centre_clip, stride=a["stride"], **clip), test_transform(a["size"], a["resize"]))
@@ -1285,15 +1325,16 @@ def predictions(args, items):
             y, p = np.concatenate(found).T
             return dict(paths=np.array(paths), predicted=y.astype(int), probability=p, classes=np.array(items.classes))
 
-        sweep(out, items, dict(teacher=teacher["method"], sha1=sha1(teacher["path"].read_bytes()).hexdigest()), rows,
-              finish)
+        made = dict(teacher=teacher["method"], sha1=sha1(teacher["path"].read_bytes()).hexdigest())
+        if not os.path.exists(out) or str(load_arrays(out, "made")["made"]) != json.dumps(made):     # else it goes on
+            sweep(out, items, made, rows, finish)
         teacher = load_arrays(out, "paths", "predicted", "probability", "unreadable")
     place = dict.fromkeys(teacher["unreadable"].tolist(), -1)
     place |= {path: i for i, path in enumerate(teacher["paths"].tolist())}
     at = np.fromiter((place.get(path, -2) for path in items.paths), int, len(items))
     if (at < -1).any():
         raise UserError(f"{out}: has not seen {(at < -1).sum()} of {len(items)} items, first "
-                        f"{items.paths[at.argmin()]}: name the checkpoint with --teacher")
+                        f"{items.paths[at.argmin()]}: remove it, and name the checkpoint with --teacher")
     return np.where(at < 0, -1, teacher["predicted"][at]), np.where(at < 0, 0.0, teacher["probability"][at])
 
 
@@ -1303,7 +1344,7 @@ def write_selection(args, items, facet, predicted, kept, chosen):
     under which an item is kept, or -1."""
     if int(os.environ.get("RANK", 0)) == 0:
         lists = {name: [(items.paths[i], kept[i]) for i in some] for name, some in chosen.items()}
-        save_lists(Path(args.out), lists, items.classes)
+        save_lists(Path(args.out), lists, items.classes if items.named else ())
         _print_selection(args, items, facet, predicted, kept, chosen)
     total(0)                                                                              # the others wait
 
@@ -1317,13 +1358,16 @@ def _print_selection(args, items, facet, predicted, kept, chosen):
     print(f"{args.out}: items in {items.root}\n" + " ".join([" " * width, *(f"{name:>8}" for name in some)]))
     for name, *row in zip(names, *([*counts, counts.sum()] for counts in table), strict=True):
         print(" ".join([f"{name:{width}}", *(f"{count:8}" for count in row)]))
-    print(f"{(predicted < 0).sum()} items unreadable, {(facet < 0).sum()} without a label")
+    scenes = [np.unique(np.stack([kept[chosen[part]], facet[chosen[part]]]), axis=1).T.tolist()
+              for part in ("bias", "mid", "unbias")]
+    cut = Counter(map(tuple, sum(scenes, [])))
+    print(f"{(predicted < 0).sum()} items unreadable, {(facet < 0).sum()} without a label; {len(cut)} facets of an "
+          f"action, {sum(n > 1 for n in cut.values())} of them in two parts")
     pairs = {name: np.stack([label[name], facet[of]])[:, facet[of] >= 0] for name, of in some.items()}
-    print("mean entropy of an action's facets, nats: " + ", ".join(
-        f"{name} {mean_entropy(*pair):.2f}" for name, pair in pairs.items()))
+    print("mean entropy of an action's facets, nats (the paper: Kinetics 3.02, GoogleImg 2.79): " + ", ".join(
+        f"{name} {mean_entropy(*pair):.2f}" for name, pair in pairs.items() if len(pair[0])))
     if args.compare:
-        other = read_list(args.compare, args.root, "train", args.split)
-        other = np.stack([other.labels, read_facet(args.labels, other.paths)[0]])
+        other = _compared(args)
         both = [pairs["listed"], pairs["kept"], other[:, other[1] >= 0]]
         fewest, rng = np.min([np.bincount(y, minlength=10 ** 6) for y, _ in both], 0), np.random.default_rng(args.seed)
         for i, (y, _) in enumerate(both):
@@ -1643,25 +1687,27 @@ class FrameNetwork(Network):
     def parts(self, clip, still=None):
         """(N, 3, T, H, W), still (N,) bool or none -> (N, K) logits; (M, D) features of what the backbone sees, clips
         or frames; (M,) whose of the N each of them is"""
-        seen = torch.ones(len(clip), clip.shape[2] if self.tsn else 1, dtype=torch.bool, device=clip.device)
+        n, shape = len(clip), (len(clip), clip.shape[2] if self.tsn else 1)
+        owner = torch.arange(n, device=clip.device).repeat_interleave(shape[1])
         if self.tsn:
-            seen[:, 1:] &= True if still is None else ~still[:, None]
-            clip = clip.transpose(1, 2)[seen]
+            clip = clip.transpose(1, 2).flatten(0, 1)
+            if still is not None:
+                first = torch.arange(len(owner), device=clip.device) % shape[1] == 0
+                clip, owner = (x[first | ~still[owner]] for x in (clip, owner))
             clip = clip[:, :, None] if isinstance(self.backbone, Tiny) else clip
-        (z, g), owner = Network.both(self, clip), seen.nonzero()[:, 0]
-        return self.means(z, owner, len(seen)), g, owner
+        z, g = Network.both(self, clip)
+        if self.tsn:
+            sums = torch.zeros(n, z.shape[1], device=z.device).index_add(0, owner, z.float())
+            z = z.unflatten(0, shape).mean(1) if still is None else sums / owner.bincount(minlength=n)[:, None]
+        return z, g, owner
 
     def both(self, clip):
         """-> (N, K) logits, (N, D) features, in one pass"""
-        z, g, owner = self.parts(clip)
-        return z, self.means(g, owner, len(clip))
+        z, g, _ = self.parts(clip)
+        return z, g.unflatten(0, (len(clip), -1)).mean(1)
 
     def forward(self, clip):
         return self.parts(clip)[0]
-
-    def means(self, x, owner, n):
-        sums = torch.zeros(n, x.shape[1], device=x.device).index_add(0, owner, x.float()) if self.tsn else x
-        return sums / owner.bincount(minlength=n)[:, None] if self.tsn else x
 
 
 def resnet_backbone(model, num_classes, dropout):
@@ -1795,7 +1841,7 @@ def open_run(out, method, args, list_sha1):
         raise UserError("--resume contradicts --overwrite: give one of them")
     if args.resume:
         saved = load_checkpoint(last, method)
-        free = {"resume", "overwrite", "out", "workers", "cache", "log_every", "data", "root"}
+        free = {"resume", "overwrite", "out", "workers", "cache", "log_every", "data", "root", "web_root"}
         ours = {k: v for k, v in vars(args).items() if k not in free and saved["args"].get(k) != v}
         if ours or saved["list_sha1"] != list_sha1:
             raise UserError(f"{last}: made with other {', '.join(ours) or 'contents of the training list'}: repeat the "

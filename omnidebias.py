@@ -28,11 +28,11 @@ SILENT in the paper, for which there is no official code
   S2  the scene is the greatest of the label; the kept web items alone are counted. An action's n are cut at n/3 and
       2n/3, rounded down: unbias gets the odd one, mid a second. Ties in frequency go by scene, then at random. Items
       without a label are in no list. rand has as many of each action as unbias.
-  S3  a step has --web-ratio web items a labelled video (1: OmniSource's released recipes) in one forward pass; each
-      part's loss is a mean. An epoch is one pass of the labelled list, as there; the web list goes round in a new order
-      each time. No resampling by class, no mixup, which OmniSource also has.
-  S4  an image is repeated over a clip's frames; to a TSN it is one segment. An unreadable item gives its place to the
-      next that is readable.
+  S3  a step has --web-ratio web items a labelled video (1: OmniSource's released SlowOnly; its TSN has 5.3 images) in
+      one forward pass, where OmniSource steps for each source; each part's loss is a mean. An epoch is one pass of the
+      labelled list, as there; the web list goes round in a new order each time. No resampling by class, no mixup.
+  S4  an image is repeated over a clip's frames; to a TSN it is one segment, and weighs in MAAT as one frame. A web item
+      that cannot be read gives its place to the next that can.
   S5  the recipe is smad.py's; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4), divided by two.
 FOUND on the embedded benchmark: TBD
 """
@@ -42,9 +42,8 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from hashlib import sha1
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +56,9 @@ from torchvision.models.resnet import Bottleneck
 from tqdm import tqdm
 
 from common import (FrameNetwork, Interrupt, Joint, JointOrder, LabelArgs, Run, SelectArgs, Tiny, UserError, Videos,
-                    arg, autocast, broadcast, cli, deaf, existing, inflate, label_scenes, load_weights, merge_lists,
-                    mmaction_key, no_sync, normalise, predictions, read_aspect, read_lists, resnet_backbone, samplers,
-                    seed_step, start, test_transform, total, toy, train_transform, try_clip, union, web_items,
-                    write_selection)
+                    arg, autocast, broadcast, cli, deaf, inflate, label_scenes, load_weights, mmaction_key, no_sync,
+                    normalise, predictions, read_aspect, read_lists, read_web, resnet_backbone, samplers, seed_step,
+                    start, test_transform, total, toy, train_transform, try_clip, union, web_items, write_selection)
 
 
 # ---- Args ---------------------------------------------------------------------------------------------------------
@@ -74,7 +72,7 @@ class Args:
     web: tuple = arg((), "lists of web items, as `select` writes them, or none; embedded: clips-PART or images-PART, "
                          "PART of bias, mid, unbias, rand, all. Sec. 5.2: unbias")
     web_root: str = arg("", "folder of the web items; none: the lists' own")
-    web_ratio: float = arg(1.0, "web items over labelled videos in a step; the paper is silent; OmniSource: 1", low=0)
+    web_ratio: float = arg(1.0, "web items a labelled video in a step; the paper is silent, see S3", low=0, high=100)
     data: str = arg("data", "folder of the embedded benchmark")
     data_seed: int = arg(0, "seed of the embedded benchmark", low=0)
     out: str = arg("", "folder of the run; none: runs/omnidebias, runs/omnidebias-baseline")
@@ -86,7 +84,7 @@ class Args:
                                         "pretrain: the embedded ones; Sec. 6.1: ImageNet")
     smad: bool = arg(False, "SMAD too: MAAT on --aspect, and SAAR; Table 2: combination")
     aspect: tuple = arg((), "with --smad: an aspect of MAAT, NAME=FILE.npz,FILE.npz of `labels` of videos and web; a "
-                            "bare NAME: the embedded one; none: SAAR alone. Sec. 5.1: scene, object")
+                            "bare NAME: the embedded one; the word none: SAAR alone. Sec. 5.1: scene, object")
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
     dropout: float = arg(0.5, "before the heads; mmaction2: 0.5, TSN 0.4; not of tiny", low=0, high=1)
@@ -195,9 +193,9 @@ def embedded_web(args, name):
                                                                      out=f"{mine}/teacher")))
         select(SelectArgs((world / f"web-{media}.txt",), (world / "scenes.npz",), teacher["checkpoint"], 0.0, workers=0,
                           truth=world / "web-truth.txt", out=f"{mine}/lists"))
-        if first:
-            Path(f"{mine}/lists").replace(done)
-            shutil.rmtree(mine)
+        if first and not done.exists():                                        # another run may have made it meanwhile
+            Path(f"{mine}/lists").rename(done)
+        shutil.rmtree(mine, ignore_errors=True)
     total(0)                                                                                  # the others wait
     return done / f"{part}.txt"
 
@@ -210,23 +208,22 @@ def make_data(args):
         raise UserError("--web: name lists of web items (`python omnidebias.py select` makes them), or none, not both")
     if web := () if args.web == ("none",) else args.web:
         web = [embedded_web(args, name) if world and not os.path.exists(name) else name for name in web]
-        web = merge_lists(web, args.web_root or world or "", args.split, train_list.classes)
-        train_list = replace(train_list, sha1=sha1(f"{train_list.sha1} {web.sha1}".encode()).hexdigest())
-        web = existing(web, 1.0, "--web-root")                                                # the web is full of holes
+        train_list, web = read_web(web, args.web_root or world or "", args.split, train_list, val_list)
     given = args.aspect or (("scene", "object") if args.smad and world else ())
     if args.smad != bool(given):
-        raise UserError("--smad needs --aspect NAME=FILE of `python omnidebias.py labels` or none, and --aspect --smad")
-    aspects, paths = {}, train_list.paths + (web.paths if web else [])
+        raise UserError("--smad and --aspect go together: --aspect NAME=FILE of `python omnidebias.py labels`, or none")
+    aspects = {}
     for spec in given if given != ("none",) else ():
-        name, labels, are_tags = read_aspect(spec, paths, args.max_bad, world)
+        name, labels, are_tags = read_aspect(spec, train_list.paths, args.max_bad, world)
         if name in aspects or are_tags:
             raise UserError(f"--aspect {spec}: a second of that name (give FILE,FILE), or tags, which are for smad.py")
-        aspects[name] = labels
+        of_web = read_aspect(spec, web.paths, 1 - 1e-9, world)[1] if web else labels[:0]     # all but one may have none
+        aspects[name] = torch.cat([labels, of_web])
     samples = samplers(args)
-    how = samples[0], train_transform(args.size, args.scale, args.flip), args.seed, args.cache
-    return (Videos(train_list, *how, replace=9),
+    how = samples[0], train_transform(args.size, args.scale, args.flip)
+    return (Videos(train_list, *how, args.seed, args.cache, replace=9),
             Videos(val_list, samples[1], test_transform(args.size, args.resize), args.seed, args.cache),
-            Videos(web, *how, replace=min(len(web), 1000) - 1) if web else None, aspects)
+            Videos(web, *how, (args.seed, 1), args.cache, replace=max(1, min(len(web), 100))) if web else None, aspects)
 
 
 # ---- Model --------------------------------------------------------------------------------------------------------
@@ -416,9 +413,8 @@ def train(args):
     rank, world, device = start(args.seed)
     train_set, val_set, web, labels = make_data(args)
     start(args.seed)                                          # the same network whether the web lists were there or not
-    n, both, ratio = len(train_set), Joint(train_set, web), args.web_ratio if web else 0
-    order = JointOrder(n, args.batch_size, both.web, round(ratio * args.batch_size), args.seed, rank, world,
-                       args.accumulate)
+    n, both = len(train_set), Joint(train_set, web)
+    order = JointOrder(n, args.batch_size, both.web, args.web_ratio, args.seed, rank, world, args.accumulate)
     how = dict(num_workers=args.workers, pin_memory=device.type == "cuda", worker_init_fn=deaf)
     loader = DataLoader(both, batch_sampler=order, persistent_workers=args.workers > 0, **how)
     val_loader = DataLoader(Subset(val_set, range(rank, len(val_set), world)), args.batch_size, **how)
@@ -485,7 +481,8 @@ def train(args):
                 unreadable = [both.paths[i] for i in union(bad)]
                 run.log(step=step, epoch=epoch + 1, unreadable=unreadable, **figures)
                 run.print(f"epoch {epoch + 1}/{args.epochs}: loss {logs['loss']:.3f}, validation accuracy "
-                          f"{figures['val/accuracy']:.1%} (chance {figures['val/chance']:.1%})")
+                          f"{figures['val/accuracy']:.1%} (chance {figures['val/chance']:.1%})"
+                          + f", {len(unreadable)} unreadable" * bool(unreadable))
                 if figures["val/accuracy"] > best["val/accuracy"]:                       # IID validation alone
                     best = {"epoch": epoch + 1} | figures
                     run.save("best.pt", step, epoch + 1, best, figures)

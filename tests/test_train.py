@@ -51,7 +51,7 @@ OWN = {  # what differs between the scripts; calls: of cross_entropy in a step
         loss=lambda args, r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2, last_part=set()),
     "omnidebias": dict(
         calls=2, other=dict(web_ratio=0.5), lr=2e-3, equations=(1, 3, 5),
-        help=r"--web-ratio WEB_RATIO\s+web items over labelled",
+        help=r"--web-ratio WEB_RATIO\s+web items a labelled",
         figures={}, logged=lambda args: {"scene_adv": (0, 99), "web_ce": (0, 99), "web_accuracy": (0, 1),
                                          "web_scene_adv": (0, 99)},
         loss=lambda args, r: r["ce"] + r["scene_adv"] + r["web_ce"] + r["web_scene_adv"], last_part=set())}
@@ -282,7 +282,7 @@ TEN = dict(batch_size=8, accumulate=2, epochs=1)
       sdn=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), True), (ALL | dict(scene_labels="none"), False),
            (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12, epochs=2), False)],
       smad=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), False), (ALL | dict(aspect=("none",)), False)],
-      omnidebias=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01, web_ratio=1.5), False),
+      omnidebias=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01, web_ratio=0.5), False),
                   (ALL | dict(smad=False, aspect=(), web_ratio=0.5), False)])
 def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, change, torchrun):
     """The full loss through DistributedDataParallel: its averaged gradient, and the weights after ten steps."""
@@ -512,15 +512,18 @@ BAD_ALSO = {  # of one script
                       "web.txt:1: label 8 is outside the 8 classes"),
         "two labels": (lambda f, p: f | dict(web_root=str(Path(f["train"]).parent), web=(
             text(p / "web.txt", "web/0000.mp4 0\nweb/0000.mp4 1"),)), "web.txt:2: 'web/0000.mp4' has label 1"),
-        "share of the web": (lambda f, p: f | dict(web_ratio=0.7, accumulate=4),
-                             "--web-ratio: 6 web items in a step must be a multiple of processes x --accumulate = 4"),
-        "no share of the web": (lambda f, p: f | dict(web_ratio=0.01), "--web-ratio: 0 web items .* and not 0"),
-        "smad without labels": (lambda f, p: f | dict(aspect=()), "--smad needs --aspect NAME=FILE"),
-        "labels without smad": (lambda f, p: f | dict(smad=False), "--smad needs --aspect .*, and --aspect --smad"),
+        "share of the web": (lambda f, p: f | dict(web_ratio=0.75, accumulate=4),
+                             "--web-ratio 0.75 of --batch-size 8: 6 web items in a step must be a whole multiple of "
+                             "processes x --accumulate = 4"),
+        "half a web item": (lambda f, p: f | dict(web_ratio=0.7), "--web-ratio 0.7 of --batch-size 8: 5.6 web items"),
+        "no share of the web": (lambda f, p: f | dict(web_ratio=0.0), "--web-ratio 0.0 of --batch-size 8: 0 web items"),
+        "web is validation": (lambda f, p: f | dict(web=(f["val"],)), "--web: 20 items are .* validation videos, first"),
+        "smad without labels": (lambda f, p: f | dict(aspect=()), "--smad and --aspect go together: .*NAME=FILE"),
+        "labels without smad": (lambda f, p: f | dict(smad=False), "--smad and --aspect go together"),
         "two of a name": (lambda f, p: f | dict(aspect=f["aspect"] * 2), "--aspect scene=.*: a second of that name"),
         "tags": (lambda f, p: aspect(f, "event", "tags.npz:event"), "--aspect event=.*: .*tags, which are for smad.py"),
         "web without labels": (lambda f, p: f | dict(web=(f["web"][0].replace("web.txt", "conflfg.txt"),)),
-                               "scenes.npz: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad")}}
+                               "scenes.npz: no labels of 20 of 20 videos, first conflfg/0000.mp4: .*--max-bad")}}
 
 
 def aspect(flags, name, file):
