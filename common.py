@@ -894,6 +894,7 @@ def sweep(out, videos, made, rows, finish):
 def save_lists(out, lists, classes=()):
     """Lists {NAME: [(path, label)]} and their classes in a new folder, which appears only when all are written."""
     part = out.with_name(f"{out.name}.part{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)                                         # of a killed run with this number
     part.mkdir(parents=True)
     texts = {name: [f"{path} {y}\n" for path, y in rows] for name, rows in lists.items()}
     for name, lines in (texts | ({"classes": [f"{name}\n" for name in classes]} if classes else {})).items():
@@ -1290,15 +1291,17 @@ def web_items(args):
         raise UserError(f"--labels {args.labels[0]}: has none of the items, such as {items.paths[0]}")
     if args.truth and not {*read_list(args.truth, args.root, "train", args.split).paths} & {*items.paths}:
         raise UserError(f"--truth {args.truth}: has none of the items, such as {items.paths[0]}")
-    if args.compare and not (_compared(args)[1] >= 0).any():
-        raise UserError(f"--compare {args.compare}: --labels have none of its videos")
+    if args.compare and not np.isin(items.labels, _compared(args, items)[0]).any():
+        raise UserError(f"--compare {args.compare}: --labels have none of its videos, or it has other actions")
     total(0)                                                                # nobody writes before all have looked
     return items, facet
 
 
-def _compared(args):
-    other = read_list(args.compare, args.root, "train", args.split)
-    return np.stack([other.labels, read_facet(args.labels, other.paths)[0]])
+def _compared(args, items):
+    """(2, n) actions and facets of the videos of --compare that have one"""
+    other = read_list(args.compare, args.root, "train", args.split, items.classes if items.named else None)
+    pairs = np.stack([other.labels, read_facet(args.labels, other.paths)[0]])
+    return pairs[:, pairs[1] >= 0]
 
 
 def predictions(args, items):
@@ -1367,8 +1370,7 @@ def _print_selection(args, items, facet, predicted, kept, chosen):
     print("mean entropy of an action's facets, nats (the paper: Kinetics 3.02, GoogleImg 2.79): " + ", ".join(
         f"{name} {mean_entropy(*pair):.2f}" for name, pair in pairs.items() if len(pair[0])))
     if args.compare:
-        other = _compared(args)
-        both = [pairs["listed"], pairs["kept"], other[:, other[1] >= 0]]
+        both = [pairs["listed"], pairs["kept"], _compared(args, items)]
         fewest, rng = np.min([np.bincount(y, minlength=10 ** 6) for y, _ in both], 0), np.random.default_rng(args.seed)
         for i, (y, _) in enumerate(both):
             order = rng.permutation(len(y))
@@ -1680,31 +1682,28 @@ class Network(nn.Module):
 
 
 class FrameNetwork(Network):
-    """A Network that is a TSN if `tsn`: its backbone sees single frames, of images one; their logits are averaged."""
+    """A Network that is a TSN if `tsn`: its backbone sees the frames of a clip singly; their logits are averaged."""
 
     tsn = False
 
     def parts(self, clip, still=None):
-        """(N, 3, T, H, W), still (N,) bool or none -> (N, K) logits; (M, D) features of what the backbone sees, clips
-        or frames; (M,) whose of the N each of them is"""
-        n, shape = len(clip), (len(clip), clip.shape[2] if self.tsn else 1)
-        owner = torch.arange(n, device=clip.device).repeat_interleave(shape[1])
+        """(N, 3, T, H, W), still (N,) bool or none: images, of which a TSN's backbone sees one frame -> (N, K) logits;
+        features (N, S, D) of the S frames, or of a clip as a whole, S = 1"""
+        shape, place = (len(clip), clip.shape[2] if self.tsn else 1), None
         if self.tsn:
             clip = clip.transpose(1, 2).flatten(0, 1)
             if still is not None:
-                first = torch.arange(len(owner), device=clip.device) % shape[1] == 0
-                clip, owner = (x[first | ~still[owner]] for x in (clip, owner))
+                frames = torch.arange(len(clip), device=clip.device)
+                seen = ~still[frames // shape[1]] | (frames % shape[1] == 0)
+                clip, place = clip[seen], seen.cumsum(0) - 1                           # where each frame's features are
             clip = clip[:, :, None] if isinstance(self.backbone, Tiny) else clip
-        z, g = Network.both(self, clip)
-        if self.tsn:
-            sums = torch.zeros(n, z.shape[1], device=z.device).index_add(0, owner, z.float())
-            z = z.unflatten(0, shape).mean(1) if still is None else sums / owner.bincount(minlength=n)[:, None]
-        return z, g, owner
+        z, g = ((x if place is None else x[place]).unflatten(0, shape) for x in Network.both(self, clip))
+        return z.mean(1), g
 
     def both(self, clip):
         """-> (N, K) logits, (N, D) features, in one pass"""
-        z, g, _ = self.parts(clip)
-        return z, g.unflatten(0, (len(clip), -1)).mean(1)
+        z, g = self.parts(clip)
+        return z, g.mean(1)
 
     def forward(self, clip):
         return self.parts(clip)[0]

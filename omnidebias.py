@@ -31,8 +31,8 @@ SILENT in the paper, for which there is no official code
   S3  a step has --web-ratio web items a labelled video (1: OmniSource's released SlowOnly; its TSN has 5.3 images) in
       one forward pass, where OmniSource steps for each source; each part's loss is a mean. An epoch is one pass of the
       labelled list, as there; the web list goes round in a new order each time. No resampling by class, no mixup.
-  S4  an image is repeated over a clip's frames; to a TSN it is one segment, and weighs in MAAT as one frame. A web item
-      that cannot be read gives its place to the next that can.
+  S4  an image is repeated over a clip's frames; of a TSN's segments the first alone is computed. A web item that cannot
+      be read gives its place to the next that can.
   S5  the recipe is smad.py's; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4), divided by two.
 FOUND on the embedded benchmark: TBD
 """
@@ -301,11 +301,13 @@ class OmniDebias(FrameNetwork):
         self.add_adversaries({name: size for name, size in sizes.items() if name not in self.adversaries})
 
     def forward(self, clip, still=None, aspects=False):
-        """(N, 3, T, H, W), still (N,) bool: images -> (N, K) action logits; with aspects also {NAME: (M, D)} logits
-        behind the reversal, (M,): whose of the N each of the M is, clips or a TSN's frames"""
-        z, g, owner = self.parts(clip, still)
-        g = Reverse.apply(g, 1.0) if aspects else g
-        return (z, {name: head(g) for name, head in self.adversaries.items()}, owner) if aspects else z
+        """(N, 3, T, H, W), still (N,) bool: images -> (N, K) action logits; with aspects also {NAME: (N, S, D)} logits
+        behind the reversal, of the S frames of a TSN, else S = 1"""
+        z, g = self.parts(clip, still)
+        if not aspects:
+            return z
+        shape, g = g.shape[:2], Reverse.apply(g.flatten(0, 1), 1.0)
+        return z, {name: head(g).unflatten(0, shape) for name, head in self.adversaries.items()}
 
 
 def build_model(args, num_classes):
@@ -314,16 +316,16 @@ def build_model(args, num_classes):
     return OmniDebias(backbone, num_classes, args, last)
 
 
-# ---- Losses: z (N, K) action logits, s (N, D) logits of an aspect; each is the mean over the batch -------------------
+# ---- Losses: z (N, K) action logits, s (N, ..., D) logits of an aspect; each is the mean over the batch --------------
 def cross_entropy(z, label):
     """L_ce,Y of Sec. 5.1     label: (N,)"""
     return F.cross_entropy(z, label)
 
 
 def soft_cross_entropy(s, p):
-    """Eq. (3)  L_adv = -sum_k z_k log h(f(x))_k     p: (N, D) soft labels z; a row of zeros adds nothing. Eq. (4) is it
+    """Eq. (3)  L_adv = -sum_k z_k log h(f(x))_k     p: (N, ..., D) soft labels z; zeros add nothing. Eq. (4) is it
     less the entropy of z, so that 0.5 of each, Sec. 6.1, has the gradient of one Eq. (3)"""
-    return -(p * s.log_softmax(1)).sum(1).mean()
+    return -(p * s.log_softmax(-1)).sum(-1).mean()
 
 
 def heads_objective(l_ce, l_adv):
@@ -344,14 +346,14 @@ def training_step(model, batch, args):
     """
     clip, label, videos, aspects = batch["clip"], batch["label"], batch["videos"], batch["aspects"]
     with autocast(clip.device, args.amp):
-        z, s, owner = model(clip, batch["still"], aspects=True) if aspects else (model(clip, batch["still"]), {}, None)
+        z, s = model(clip, batch["still"], aspects=True) if aspects else (model(clip, batch["still"]), {})
     losses, logs = [], {}
     for part, of in (("", slice(videos)), ("web_", slice(videos, None)))[:1 + (videos < len(clip))]:
         l_ce, l_adv = cross_entropy(z[of].float(), label[of]), []
         logs |= {f"{part}ce": l_ce, f"{part}accuracy": (z[of].argmax(1) == label[of]).float().mean()}
         for name, p in aspects.items():
-            rows = (owner < videos) == (part == "")
-            l_adv.append(soft_cross_entropy(s[name][rows].float(), p[owner[rows]]))                     # Eq. (3)
+            s_i = s[name][of].float()                                                                   # (n, S, D)
+            l_adv.append(soft_cross_entropy(s_i, p[of][:, None]))                                       # Eq. (3)
             logs[f"{part}{name}_adv"] = l_adv[-1]
         losses.append(heads_objective(l_ce, l_adv))                                                     # Eq. (1)
     loss = joint_objective(*losses)                                                                     # Sec. 5.2

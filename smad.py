@@ -54,7 +54,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.models.resnet import Bottleneck
 from tqdm import tqdm
 
-from common import (Interrupt, LabelArgs, Network, Order, Run, SplitArgs, Tiny, UserError, Videos, arg, autocast,
+from common import (FrameNetwork, Interrupt, LabelArgs, Order, Run, SplitArgs, Tiny, UserError, Videos, arg, autocast,
                     broadcast, cli, deaf, inflate, label_scenes, load_weights, mmaction_key, no_sync, normalise,
                     read_aspect, read_lists, resnet_backbone, samplers, seed_step, split_by_facet, start,
                     test_transform, total, toy, train_transform, try_clip, union)
@@ -192,7 +192,7 @@ class SAAR(nn.Module):
         return out.unflatten(0, (len(f), f.shape[2])).transpose(1, 2) if f.ndim == 5 else out, mask
 
 
-class SMAD(Network):
+class SMAD(FrameNetwork):
     """Network with SAAR before the last stage of its backbone, and for each aspect an adversarial head h_Z on the
     features f(x). A TSN's backbone sees single frames; their logits, and features, are averaged over the segments."""
 
@@ -228,26 +228,14 @@ class SMAD(Network):
     def scene_head(self):
         return self.adversaries["scene"] if "scene" in self.adversaries else None
 
-    def both(self, clip):
-        """(N, 3, T, H, W) -> (N, K) action logits, features (N, S, D) of the S segments; of a 3D network S is 1"""
-        shape = (len(clip), clip.shape[2] if self.tsn else 1)
-        if self.tsn:
-            clip = clip.transpose(1, 2).flatten(0, 1)
-            clip = clip[:, :, None] if isinstance(self.backbone, Tiny) else clip
-        z, g = (x.unflatten(0, shape) for x in super().both(clip))
-        return z.mean(1), g
-
     def forward(self, clip, aspects=False):
-        """(N, 3, T, H, W) -> (N, K) action logits; with aspects also {NAME: (N S, D)} logits behind the reversal"""
-        z, g = self.both(clip)
+        """(N, 3, T, H, W) -> (N, K) action logits; with aspects also {NAME: (N S, D)} logits behind the reversal, of
+        the S segments of a TSN, else S = 1"""
+        z, g = self.parts(clip)
         if not aspects:
             return z
         g = Reverse.apply(g.flatten(0, 1), 1.0)
         return z, {name: head(g) for name, head in self.adversaries.items()}
-
-    def features(self, clip):
-        """Input of the head, pooled, (N, D)"""
-        return self.both(clip)[1].mean(1)
 
 
 def build_model(args, num_classes):

@@ -517,7 +517,7 @@ BAD_ALSO = {  # of one script
                              "processes x --accumulate = 4"),
         "half a web item": (lambda f, p: f | dict(web_ratio=0.7), "--web-ratio 0.7 of --batch-size 8: 5.6 web items"),
         "no share of the web": (lambda f, p: f | dict(web_ratio=0.0), "--web-ratio 0.0 of --batch-size 8: 0 web items"),
-        "web is validation": (lambda f, p: f | dict(web=(f["val"],)), "--web: 20 items are .* validation videos, first"),
+        "web is validation": (lambda f, p: f | dict(web=(f["val"],)), "--web: 20 items are .*validation videos, fir"),
         "smad without labels": (lambda f, p: f | dict(aspect=()), "--smad and --aspect go together: .*NAME=FILE"),
         "labels without smad": (lambda f, p: f | dict(smad=False), "--smad and --aspect go together"),
         "two of a name": (lambda f, p: f | dict(aspect=f["aspect"] * 2), "--aspect scene=.*: a second of that name"),
