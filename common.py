@@ -1248,6 +1248,7 @@ def split_by_facet(args):
     return table
 
 
+# What `python omnidebias.py select` does; what the paper says of it, the filter and the thirds, is in omnidebias.py.
 @dataclass
 class SelectArgs:
     lists: tuple = arg((), "lists of web items, `path label` a line; the label is the class that they were sought by",
@@ -1383,10 +1384,11 @@ def _print_selection(args, items, facet, predicted, kept, chosen):
         true = read_list(args.truth, args.root, "train", args.split)
         true = dict(zip(true.paths, true.labels, strict=True))
         true = np.array([true.get(path, -1) for path in items.paths])
-        known, right, found = true >= 0, query == true, (kept == true) & (true >= 0)
-        print(f"rightly labelled: listed {right.sum() / known.sum():.1%} of {known.sum()}, kept (precision) "
-              f"{found.sum() / ((kept >= 0) & known).sum():.1%} of {((kept >= 0) & known).sum()}; kept of the rightly "
-              f"labelled (recall) {(found & right).sum() / right.sum():.1%}")
+        right, found, known = query == true, (kept == true) & (true >= 0), true >= 0
+        n, n_right, n_kept = known.sum(), max(1, right.sum()), (known & (kept >= 0)).sum()
+        print(f"rightly labelled: listed {right.sum() / n:.1%} of {n}, kept (precision) "
+              f"{found.sum() / max(1, n_kept):.1%} of {n_kept}; kept of the rightly labelled (recall) "
+              f"{(found & right).sum() / n_right:.1%}")
 
 
 # ---- Embedded benchmark --------------------------------------------------------------------------------------------
