@@ -34,7 +34,8 @@ SILENT in the paper, for which there is no official code
   S4  an image is repeated over a clip's frames; of a TSN's segments the first alone is computed. A web item that cannot
       be read gives its place to the next that can.
   S5  the recipe is smad.py's; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4), divided by two.
-FOUND on the embedded benchmark: TBD
+FOUND on the embedded benchmark: of clips the rarest third is best on rare scenes, above all of them together, and the
+      usual third does harm; images, which do not show the action there, do not help a TSN.
 """
 
 import math
