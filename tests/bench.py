@@ -3,6 +3,7 @@
     python tests/bench.py loading [--clip FILE ...]
     python tests/bench.py steps [--batch N] [--amp bf16] [--compile] [--channels-last]
     python tests/bench.py smad [--batch N] [--amp bf16]
+    python tests/bench.py select [--items N] [--scenes N]
 
 loading: training clips per CPU-second (random clip, random resized crop, flip, normalise; one thread) of this project
 and, where they are installed, of torchcodec and decord with torchvision.transforms.v2.
@@ -12,13 +13,16 @@ is 1 and its backward pass 2: plain 3, ALBAR 9 (moving 3, static 1, its gradient
 of the ratio is thus 3, and 4 for the products of two activations in attention. The optimiser's own step is not in it.
 smad: likewise of SMAD's step with two aspects (365 scenes, 1000 objects), of its two parts, and the share of the
 operations that SAAR adds to a forward pass.
+select: seconds and peak memory of `omnidebias.py select` on many web items, from their labels alone.
 On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the process's.
 """
 
 import argparse
 import itertools
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -273,6 +277,28 @@ def smad_cost(args):
     print("SAAR's operations over the backbone's:", ", ".join(f"{name} {value:.2f} %" for name, value in share.items()))
 
 
+def select(args):
+    with tempfile.TemporaryDirectory() as folder:
+        rng, folder = np.random.default_rng(0), Path(folder)
+        paths = [f"{i % 400:03d}/{i % 20:02d}/{i:06d}.jpg" for i in range(args.items)]
+        (folder / "web.txt").write_text("".join(f"{path} {i % 400}\n" for i, path in enumerate(paths)))
+        p = 0.5 * rng.random((args.items, args.scenes), dtype=np.float32)
+        p[np.arange(args.items), (rng.zipf(1.6, args.items) - 1) % args.scenes] += args.scenes / 2
+        p = (p / p.sum(1, keepdims=True)).astype(np.float16)
+        names = [*map(str, range(args.scenes))]
+        np.savez_compressed(folder / "scenes.npz", paths=paths, probabilities=p, categories=names)
+        words = ["omnidebias.py", "select", f"{folder}/web.txt", "--labels", f"{folder}/scenes.npz", "--out",
+                 f"{folder}/lists"]
+        code = (f"import runpy, sys; sys.argv = {words}; runpy.run_path(sys.argv[0], run_name='__main__'); "
+                "print(open('/proc/self/status').read())")                   # getrusage's peak may be its parent's
+        since = time.time()
+        said = subprocess.run([sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE,
+                              cwd=Path(__file__).resolve().parents[1]).stdout
+        used = int(re.search(r"VmHWM:\s+(\d+) kB", said)[1]) / 2 ** 20
+        print(f"{args.items} items, {args.scenes} scenes: {time.time() - since:.0f} s, {used:.2f} GiB at the peak, "
+              f"{len((folder / 'lists/unbias.txt').read_text().splitlines())} in unbias.txt")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -297,6 +323,10 @@ def main():
     command.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
     command.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
     command.set_defaults(run=smad_cost)
+    command = commands.add_parser("select", help="seconds and memory of omnidebias.py's selection")
+    command.add_argument("--items", type=int, default=1_000_000, help="web items")
+    command.add_argument("--scenes", type=int, default=365, help="categories of their labels")
+    command.set_defaults(run=select)
     args = parser.parse_args()
     args.run(args)
 
