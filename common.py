@@ -1602,7 +1602,7 @@ def _toy_labels(folder, seed):
                 made=np.array(json.dumps(dict(made="the truth"))), unreadable=np.array([], str))
     save_arrays(folder / "tags.npz", paths=labelled,
                 tags=np.concatenate([truth[f"{split}/tags"] for split in drawn]), categories=np.array(TAGS))
-    web = list(zip(names["web"], truth["web/label"], truth["web/action"], strict=True))
+    web = list(zip(names["web"], truth["web/label"], truth["web/action"], strict=True)) if "web" in names else []
     for name, rows in (("clips", [(path, y) for path, y, _ in web if path.endswith(".mp4")]),
                        ("images", [(path, y) for path, y, _ in web if path.endswith(".png")]),
                        ("truth", [(path, y) for path, _, y in web])):                                 # the last of all

@@ -647,6 +647,7 @@ def test_labels_of_the_lists_soft_and_hard(flags, world, tmp_path):
 
 
 def test_embedded_benchmark_has_labels_and_boxes_of_its_own(world, monkeypatch):
+    monkeypatch.setattr(common, "toy", lambda seed, folder: world)
     monkeypatch.setattr(sdn, "toy", lambda seed, folder: world)
     train, val, labels, val_labels = sdn.make_data(Args(**sdn.TOY))
     assert labels.shape == (80, 24) and val_labels.shape == (20, 24) and train[0]["humans"] == 1

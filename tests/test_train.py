@@ -217,8 +217,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp
     assert equal(last, tmp_path / "whole/last.pt")
 
 
-@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)],
-      omnidebias=[(signal.SIGINT,)])
+@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)])
 def test_a_signal_to_the_whole_group_with_loader_processes(script, flags, tmp_path, number):
     """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes too."""
     flags |= dict(epochs=30, workers=2, cache=False)
