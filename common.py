@@ -1707,9 +1707,6 @@ class FrameNetwork(Network):
         z, g = self.parts(clip)
         return z, g.mean(1)
 
-    def forward(self, clip):
-        return self.parts(clip)[0]
-
 
 def resnet_backbone(model, num_classes, dropout):
     """--model of smad.py and omnidebias.py: tiny, tsn_tiny, slowonly_r18, slowonly_r50, tsn_r50, or a video ResNet of

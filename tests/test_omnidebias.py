@@ -572,7 +572,43 @@ def test_an_unreadable_item_gives_its_place_label_and_aspect_to_the_next(plain, 
     assert (item["index"], item["video"], item["bad"]) == (81, 81, 0)
 
 
+def test_a_web_item_is_cropped_by_random_numbers_of_its_own(plain, world, here):
+    """The very file of the labelled video that has its number, under another name."""
+    (here / "list.txt").write_text("copy.mp4 0\n")
+    (here / "copy.mp4").symlink_to(world / "train/0000.mp4")
+    videos, _, web, _ = omnidebias.make_data(Args(**plain | dict(web=("list.txt",))))
+    assert videos.videos.paths[0] == "train/0000.mp4"
+    assert not any(torch.equal(videos[80 * epoch]["clip"], web[epoch]["clip"]) for epoch in range(3))
+
+
+def test_soft_labels_of_one_path_that_are_two(here):
+    """A video and a web item of one name, in two folders: refused; the same labels twice are not."""
+    for name, p in (("a", [0.25, 0.75]), ("b", [0.75, 0.25]), ("c", [0.25, 0.75])):
+        common.save_arrays(here / f"{name}.npz", paths=np.array(["x.mp4"]), categories=np.array(["s", "t"]),
+                           probabilities=np.array([p], np.float16))
+    with pytest.raises(UserError, match="b.npz: x.mp4 has other probabilities in a file before it"):
+        common.read_labels(["a.npz", "b.npz"], ["x.mp4"])
+    assert common.read_labels(["a.npz", "c.npz"], ["x.mp4"])[0].tolist() == [[0.25, 0.75]]
+
+
+def test_web_items_without_labels_are_no_reason_to_stop(flags, world, here):
+    """--max-bad is of the training videos; an item without labels adds nothing to MAAT."""
+    with np.load(world / "scenes.npz") as file:
+        keep = ~np.isin(file["paths"], read_list(world / "web.txt").paths[:40])
+        common.save_arrays(here / "some.npz", **{k: file[k][keep] for k in ("paths", "probabilities")},
+                           categories=file["categories"])
+    *_, aspects = omnidebias.make_data(Args(**flags | dict(aspect=("scene=some.npz",), max_bad=0.0)))
+    assert aspects["scene"].any(1).tolist() == [True] * 80 + [False] * 40 + [True] * 20
+
+
 # ---- Runs -----------------------------------------------------------------------------------------------------------
+def test_a_run_goes_on_where_the_web_has_moved(plain, world, here):
+    (here / "moved").symlink_to(world)
+    args = plain | dict(web_root=str(world))
+    done = omnidebias.train(Args(**args))
+    assert omnidebias.train(Args(**args | dict(web_root="moved", resume=True))) == done
+
+
 def test_an_epoch_is_a_pass_of_the_labelled_videos_whatever_the_web_s_length(plain, world, here):
     (here / "three.txt").write_text("".join((world / "web.txt").read_text().splitlines(True)[:3]))
     found = {}
@@ -816,3 +852,22 @@ def test_the_embedded_web_s_teacher_is_a_baseline_of_the_medium(small, monkeypat
 def test_names_of_no_embedded_web(small, name, capsys):
     error = fails(capsys, ["--web", name, "--data", small["data"], "--out", f"{small['data']}/run"], script=omnidebias)
     assert f"--web {name}: no such list, nor clips- or images-bias, mid, unbias, rand or all" in error
+
+
+def test_another_run_may_have_selected_meanwhile(small, tmp_path, monkeypatch):
+    """The second keeps the first one's lists, and leaves nothing of its own."""
+    real, folder = omnidebias.select, tmp_path / "toy0"
+
+    def select(args):
+        real(args)
+        common.save_lists(folder / "web-clips", {"all": [("other", 0)]})
+
+    monkeypatch.setattr(omnidebias, "select", select)
+    path = omnidebias.embedded_web(Args(**small), "clips-all")
+    assert path.read_text() == "other 0\n" and not list(folder.glob("*.part*"))
+
+
+def test_what_a_killed_run_of_this_number_left_is_no_reason_to_stop(here):
+    (here / f"new.part{os.getpid()}").mkdir()
+    common.save_lists(Path("new"), {"all": [("x", 0)]})
+    assert [path.name for path in here.iterdir()] == ["new"] and (here / "new/all.txt").read_text() == "x 0\n"
