@@ -1,220 +1,450 @@
 """Evaluate: every benchmark of the papers, over any checkpoint of the method scripts, in one table.
 
-    python evaluate.py runs/albar-baseline runs/albar             # the embedded benchmark needs no lists
-    python evaluate.py runs/albar-s0 runs/albar-s1 runs/albar-s2  # seeds of one configuration: one row
+    python evaluate.py runs/albar-baseline runs/albar             # lists of its benchmark.json
+    python evaluate.py runs/albar-s0 runs/albar-s1 runs/albar-s2  # seeds: one column
     python evaluate.py runs/hmdb --test LIST --root VIDEOS --conflfg LIST --rare LIST \\
-        --scuba places365=LIST vqgan-clip=LIST sinusoid=LIST      # your own lists
-    python evaluate.py runs/sdn --test LIST --humans humans.npz --scenes scenes.npz --train LIST --val LIST
-    python evaluate.py bias --scenes scenes.npz --train LIST --test LIST     # do a data set's scenes tell its actions?
-    python evaluate.py cam runs/albar-baseline runs/albar                    # where two networks look: PNG and MP4
+        --scuba places365=LIST vqgan-clip=LIST sinusoid=LIST      # lists of your own
+    python evaluate.py runs/sdn --test LIST --humans humans.jsonl --scenes scenes \\
+        --train LIST --val LIST
+    python evaluate.py bias --scenes scenes --train LIST --test LIST  # do scenes tell its actions?
+    python evaluate.py cam runs/albar-baseline runs/albar             # where they look: PNG and MP4
 
-One Markdown table goes to stdout. Beside each checkpoint: evaluate.json (the table, this checkpoint's own
-figures, its unreadable videos) and evaluate.npz (logits, labels, paths of every split, the order of frames
-where it was changed), so that a metric added later needs no second pass.
+Without --test, benchmark.json beside the run's training list says what the lists and labels are:
+    {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST, "train": LIST,
+     "val": LIST, "scenes": [FOLDER, ...], "humans": [FILE, ...]}
+Names are relative to its folder; all but "test" may be missing.
+
+One Markdown table goes to stdout. Beside each checkpoint, or in --out: evaluate.json (the table,
+this checkpoint's own figures, its unreadable videos) and evaluate.npz (logits, labels, paths of
+every split, the order of frames where it was changed), so that a metric added later needs no second
+pass.
 
 Metric map
-  metric          better  definition                                           paper         function
-  IID             up      top-1 on the test list                               ALBAR 4.1     top1
-  SCUBA           up      top-1 on the test actors over other backgrounds      ALBAR 4.1     top1
-  SCUFO           down    top-1 on one frame of the SCUBA clip, held still     ALBAR 4.1     static_orders
-  abs(SCUFO-1/K)  down    distance to chance; below chance is anti-learning    ours          columns
-  Confl-FG        up      SCUBA with a still actor of another class added      ALBAR 4.4     top1
-  contrasted      up      right on SCUBA and wrong on SCUFO of the same video  ALBAR 4.4     contrasted
-  rare            up      top-1 on actions in rare scenes (ARAS)               SMAD 4.1      top1
-  shuffled        -       top-1 on the test clips with shuffled frames         Hara 3.2      shuffled_orders
-  log ratio       up      ln(IID / shuffled); large: order of frames matters   Hara Eq. (1)  log_ratio
-  masked          to 1/K  top-1 on the test clips whose humans are filled      SDN 3.3       top1
-  masked entropy  up      of the action on these clips, nats; ln K at most     SDN 3.3       entropy
-  scene probe     down    a fresh MLP names the scene from frozen features     SDN 4.3       train_probe
-  adversary       -       the run's own scene head does; low: or it only lags  SDN 4.3       measure_scenes
-  B_scene         -       `bias`: ln(action from the scene alone / chance)     SDN Eq. (1)   scene_representation_bias
-  inside          up      `cam`: share of positive CAM mass in human boxes     SDN 4.7       share_inside
-                          or, with --map actionness, of SAAR's mask            SMAD Fig. 7   share_inside
-  I(Y';S)         to I(Y;S)  independence; its oracle: actions and scenes      SMAD 6.2      fairness
-  I(Y';S|Y)       down    separation: within an action                         SMAD 6.2      fairness
-  I(Y;S|Y')       down    sufficiency: within a predicted action               SMAD 6.2      fairness
-  equalised odds  down    spread over scenes of an action's accuracy           SMAD 3        equalised_odds
+  metric          better  definition                              paper       function
+  IID             up    top-1 on the test list                    ALBAR 4.1   top1
+  SCUBA           up    top-1, the actors over other backgrounds  ALBAR 4.1   top1
+  SCUFO           down  top-1 on one frame of SCUBA, held still   ALBAR 4.1   static_orders
+  abs(SCUFO-1/K)  down  to chance; below it is anti-learning      ours        columns
+  Confl-FG        up    SCUBA and a still actor of another class  ALBAR 4.4   top1
+  contrasted      up    right on SCUBA and wrong on its SCUFO     ALBAR 4.4   contrasted
+  rare            up    top-1 on actions in rare scenes (ARAS)    SMAD 4.1    top1
+  shuffled        -     top-1 on the test clips, frames shuffled  Hara 3.2    shuffled_orders
+  log ratio       up    ln(IID / shuffled); large: order matters  Hara (1)    log_ratio
+  masked          1/K   top-1 on the test clips, humans filled    SDN 3.3     top1
+  masked entropy  up    of the action there, nats; ln K at most   SDN 3.3     entropy
+  scene probe     down  a new MLP names scenes from the features  SDN 4.3     train_probe
+  adversary       -     the run's scene head; low: or it lags     SDN 4.3     measure_scenes
+  B_scene         -     `bias`: ln(action by scene / chance)   SDN (1)  scene_representation_bias
+  inside          up    `cam`: share of the map in human boxes    SDN 4.7     share_inside
+                        or, by --map actionness, of SAAR's mask   SMAD Fig. 7 share_inside
+  I(Y';S)         to I(Y;S)  independence; its oracle             SMAD 6.2    fairness
+  I(Y';S|Y)       down  separation: within an action              SMAD 6.2    fairness
+  I(Y;S|Y')       down  sufficiency: within a predicted action    SMAD 6.2    fairness
+  equalised odds  down  spread of an action's accuracy by scene   SMAD 3      equalised_odds
 
-Accuracies are percent of videos; means over backgrounds are unweighted. A row's +- is the standard deviation
-over its seeds (n - 1), or for one checkpoint the standard error by bootstrap over videos; the row says which.
-Videos that cannot be read are left out, counted and named. Nothing here chooses a checkpoint.
-SILENT  SCUFO's frame: one of the SCUBA clip's, drawn by the video's path (StillMix: at random, not seeded).
-SILENT  Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles draws.
-SILENT  SDN's scene accuracy, of which classifier: a new one of the adversary's shape (Adam, 5e-4, batch 128), on
-        standardised features of centre clips; a tenth of the training list says when to stop.
-SILENT  SDN's Eq. (1): L2 with C = 1; chance: the share of the test list's most frequent action, 1/K if it is balanced.
-SILENT  SDN's maps: of the class that the run predicts; their positive part.
-SILENT  SMAD's I: mutual information over the arithmetic mean of the two entropies (scikit-learn's default), all given Y
-        or Y' where it is conditional; of hard predictions and scenes. Chance alone gives much of it on few videos:
-        `less floor` takes off its mean over 200 deals of the scenes at random (within each Y or Y').
-SILENT  SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or more, less chance.
+Accuracies are percent of videos; means over backgrounds are unweighted. +- is the standard
+deviation over seeds (n - 1), or for one checkpoint the standard error by bootstrap over videos; a
+line below the table says which. Videos that cannot be read are left out, counted and named. Nothing
+here chooses a checkpoint.
+
+SILENT in the papers
+  SCUFO's frame: one of the SCUBA clip's, drawn by the video's path (StillMix: at random, not
+      seeded).
+  Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles.
+  SDN's scene accuracy, of which classifier: a new one of the adversary's shape (Adam, 5e-4, batch
+      128), on standardised features of centre clips; a tenth of the training list says when to
+      stop.
+  SDN's Eq. (1): L2 with C = 1; chance: the share of the test list's most frequent action, 1/K if it
+      is balanced.
+  SDN's maps: of the class that the run predicts; their positive part.
+  SMAD's I: mutual information over the arithmetic mean of the two entropies (scikit-learn's
+      default), all given Y or Y' where it is conditional; of hard predictions and scenes. Chance
+      alone gives much of it on few videos: `less floor` takes off its mean over 200 deals of the
+      scenes at random (within each Y or Y').
+  SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or
+      more, less chance.
 """
 
+import importlib
 import json
 import math
 import os
 import re
 import sys
+import textwrap
 import zlib
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import common
 from common import UserError, arg
 
-TOY = ("test", "scuba-photo", "scuba-texture", "scuba-sinusoid", "conflfg", "rare")  # embedded benchmark
-RESAMPLES = 1000                                  # of the bootstrap
+# The scripts that a checkpoint may name; nothing else is imported.
+METHODS = ("sdn", "smad", "omnidebias", "albar")
+
+# Fields of a method's Args that say where, how fast or from which random numbers a run went, not
+# what it trained: runs that differ in nothing else are seeds of one configuration.
+NOT_CONFIG = (
+    "seed out resume overwrite root workers cache compile channels_last log_every max_bad".split()
+)
+
+RESAMPLES = 1000  # of the bootstrap
 
 
 @dataclass
 class Args:
-    runs: tuple = arg((), "runs to evaluate: folders (their last.pt) or checkpoint files", positional=True)
-    test: str = arg("", "IID test list; a run on the embedded benchmark needs none")
+    runs: tuple = arg(
+        (), "runs to evaluate: folders (their last.pt) or checkpoint files", positional=True
+    )
+    test: str = arg("", "IID test list; none: lists and labels of the run's benchmark.json")
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
-    humans: tuple = arg((), "boxes: .npz of `sdn.py humans`, or text (common.Boxes); for the masked test clips")
-    scenes: tuple = arg((), ".npz of `sdn.py scenes`: of --test, for fairness; of --train and --val, for the probe")
+    humans: tuple = arg((), "boxes, files of `sdn.py humans`; for the masked test clips")
+    scenes: tuple = arg(
+        (), "folders of `sdn.py scenes`: of --test for fairness, of --train and --val for the probe"
+    )
     train: str = arg("", "list that the scene probe learns from: the run's training list")
     val: str = arg("", "list that the scene probe is tested on; SDN Sec. 4.3: validation")
     root: str = arg("", "folder of the lists' videos; default: each list's own folder")
-    split: int = arg(1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3))
-    clips: int = arg(0, "clips of a video (frames of a TSN), spread evenly, mean softmax; 0: the run's own, SMAD "
-                        "Sec. 6.1: 10 (25), else one, centred (ALBAR App. B)", low=0)
-    shuffles: int = arg(3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0)
+    split: int = arg(
+        1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3)
+    )
+    clips: int = arg(
+        0,
+        "clips of a video (frames of a TSN), spread evenly, mean softmax; 0: the run's own, SMAD "
+        "Sec. 6.1: 10 (25), else one, centred (ALBAR App. B)",
+        low=0,
+    )
+    shuffles: int = arg(
+        3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0
+    )
     seed: int = arg(0, "seed of the SCUFO frames, the shuffles, the probe and the bootstrap", low=0)
+    out: str = arg("", "folder of the .json and .npz files; default: beside each checkpoint")
     batch_size: int = arg(32, "clips in a forward pass", low=1)
     workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
     amp: str = arg("none", "mixed precision", choices=("none", "bf16", "fp16"))
 
 
-# ---- Runs --------------------------------------------------------------------------------------------------
-
-# Fields of a method's Args that say where, how fast or from which random numbers a run went, not what it
-# trained: runs that differ in nothing else are seeds of one configuration.
-NOT_CONFIG = {"seed", "out", "resume", "overwrite", "root", "data", "workers", "cache", "compile",
-              "channels_last", "log_every", "max_bad"}
-
-
+# ---- Checkpoints ---------------------------------------------------------------------------------
 @dataclass
-class Run:
-    path: Path                # the checkpoint file
+class Checkpoint:
+    path: Path  # its file
     method: str
-    args: dict                # every field of the method's Args
+    args: dict  # every field of the method's Args
     classes: list[str]
-    done: tuple[int, int]     # epoch, step
-    list_sha1: str            # of the training list
-    model: torch.nn.Module    # on the CPU, in eval mode
+    epoch: int
+    step: int
+    list_sha1: str  # of the training list
+    model: nn.Module  # in eval mode
 
     @property
     def name(self):
         """The run's folder; with the file where it is not last.pt."""
         folder = self.path.absolute().parent.name
-        return folder if self.path.name == "last.pt" else f"{folder}/{self.path.name}"
-
-    def views(self, clips):
-        """-> V clips of a video, of T frames; for --clips 0 its method's own. A TSN sees one clip of single frames."""
-        clips = clips or self.args.get("test_clips", 1)
-        return (1, clips) if self.tsn else (clips, self.args["frames"])
+        if self.path.name == "last.pt":
+            return folder
+        return f"{folder}/{self.path.name}"
 
     @property
     def tsn(self):
         return getattr(self.model, "tsn", False)
 
+    def views(self, clips):
+        """-> V clips of a video, of T frames; for --clips 0 its method's own number.
+
+        A TSN sees one clip of single frames."""
+        clips = clips or self.args.get("test_clips", 1)
+        if self.tsn:
+            return 1, clips
+        return clips, self.args["frames"]
+
+    def protocol(self, clips):
+        """How a video is shown and its outputs are averaged, in words."""
+        clips, frames = self.views(clips)
+        stride = self.args["stride"]
+        if self.tsn:
+            shown = f"mean softmax of {frames} frames"
+        elif clips == 1:
+            shown = f"1 centre clip of {frames} frames x stride {stride}"
+        else:
+            shown = f"mean softmax of {clips} clips of {frames} frames x stride {stride}"
+        return f"{shown}, short side {self.args['resize']}, centre crop {self.args['size']}"
+
     @property
     def config(self):
-        """Equal for seeds of one configuration at the same point of training (the step, or best.pt)."""
-        stage = "best" if self.path.name == "best.pt" else self.done
-        kept = {k: v for k, v in sorted(self.args.items()) if k not in NOT_CONFIG}
-        of_seed = re.compile(r"[-_.]?(seed|s)?\d+/")            # each seed may start from its own first stage
-        kept |= {k: of_seed.sub("/", kept[k]) for k in ("init", "weights") if k in kept}
-        return repr((self.method, stage, self.classes, self.list_sha1, kept))
+        """Equal for seeds of one configuration at the same point of training."""
+        point = (self.epoch, self.step)
+        if self.path.name == "best.pt":
+            point = "best"
+        flags = {}
+        for name, value in sorted(self.args.items()):
+            if name in ("init", "weights"):
+                # Each seed may start from its own first stage: runs/plain-s3/last.pt.
+                value = re.sub(r"[-_.]?(seed|s)?\d+/", "/", value)
+            if name not in NOT_CONFIG:
+                flags[name] = value
+        return repr((self.method, point, self.classes, self.list_sha1, flags))
 
 
 def load_run(path):
-    """Rebuild the model of a checkpoint file, or of a run's folder (its last.pt). UserError if it fails."""
-    model, saved = common.trained(path)
-    return Run(saved["path"], saved["method"], saved["args"], saved["classes"], (saved["epoch"], saved["step"]),
-               saved.get("list_sha1", ""), model)
+    """The Checkpoint of a file, or of a run's folder (its last.pt), on the CPU.
+
+    The script that it names builds its model again. UserError where that fails."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "last.pt"
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; name a run's folder or a checkpoint file")
+    saved = common.load_checkpoint(path)
+    script = import_method(saved["method"], path)
+    known = {f.name for f in fields(script.Args)}
+    args = script.Args(**{name: v for name, v in saved["args"].items() if name in known})
+    sizes = [len(saved["classes"])]
+    if saved.get("heads"):
+        sizes.append(saved["heads"])
+    model = script.build_model(args, *sizes).eval()
+    try:
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not weights of {saved['method']}.py's model: {reason}") from None
+    return Checkpoint(
+        path=path,
+        method=saved["method"],
+        args=saved["args"] | asdict(args),
+        classes=saved["classes"],
+        epoch=saved["epoch"],
+        step=saved["step"],
+        list_sha1=saved.get("list_sha1", ""),
+        model=model,
+    )
 
 
-def find_splits(run, args):
-    """The lists that a run is tested on: {"test": VideoList, "scuba-NAME", "conflfg", "rare"}."""
-    named = {"test": args.test}
+def import_method(method, path):
+    """The module of a method script, which must be beside this file."""
+    if method not in METHODS:
+        raise UserError(f"{path}: made by {method!r}, which is none of {', '.join(METHODS)}")
+    try:
+        return importlib.import_module(method)
+    except ModuleNotFoundError as error:
+        if error.name != method:  # the script is here, something that it needs is not
+            raise
+        message = f"{path}: {method}.py, which made it, is not beside evaluate.py"
+        raise UserError(message) from None
+
+
+def use_device(model):
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# ---- Lists and labels ----------------------------------------------------------------------------
+@dataclass
+class Sources:
+    """The files that a run is tested with: of the flags, or of its benchmark.json."""
+
+    tests: dict  # {"test": list file, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
+    humans: tuple = ()
+    scenes: tuple = ()
+    train: str = ""
+    val: str = ""
+
+    @property
+    def for_probe(self):
+        """Whether they are all there that the scene probe needs."""
+        return bool(self.scenes and self.train and self.val)
+
+
+@dataclass
+class SceneList:
+    """The videos of a list that have scene labels."""
+
+    file: str
+    videos: common.VideoList
+    scenes: torch.Tensor  # (n, M) soft labels
+
+
+@dataclass
+class Data:
+    """What is in a run's Sources."""
+
+    splits: dict  # {"test": VideoList, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
+    boxes: common.Boxes | None  # of the humans in the test list's videos
+    scenes: np.ndarray | None  # (n,) the scene of each test video, -1 for none
+    probe: dict  # {"train": SceneList, "val": SceneList}, or {}
+
+
+# What JSON has for the keys of benchmark.json that are read here.
+BENCHMARK = {
+    "test": str,
+    "scuba": dict,
+    "conflfg": str,
+    "rare": str,
+    "train": str,
+    "val": str,
+    "scenes": list,
+    "humans": list,
+}
+
+
+def read_benchmark(run):
+    """-> Sources of the benchmark.json beside the list that the run was trained on"""
+    file = Path(run.args["train"]).parent / "benchmark.json"
+    try:
+        benchmark = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: no {file}: name its test list with --test LIST") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot read it: {error}") from None
+    if not isinstance(benchmark, dict) or "test" not in benchmark:
+        raise UserError(f'{file}: expected an object with at least a "test" list')
+    for name, kind in BENCHMARK.items():
+        if not isinstance(benchmark.get(name, kind()), kind):
+            raise UserError(f'{file}: "{name}" is no {kind.__name__}')
+
+    def beside(name):
+        return str(file.parent / name)
+
+    tests = {"test": beside(benchmark["test"])}
+    for background, path in benchmark.get("scuba", {}).items():
+        tests[f"scuba-{background}"] = beside(path)
+    for name in ("conflfg", "rare"):
+        if benchmark.get(name):
+            tests[name] = beside(benchmark[name])
+    sources = Sources(tests)
+    sources.humans = tuple(beside(path) for path in benchmark.get("humans", []))
+    sources.scenes = tuple(beside(path) for path in benchmark.get("scenes", []))
+    for name in ("train", "val"):
+        if benchmark.get(name):
+            setattr(sources, name, beside(benchmark[name]))
+    return sources
+
+
+def find_sources(run, args):
+    """-> Sources of the flags; with no list among them of the run's benchmark.json"""
+    tests = {"test": args.test}
     for item in args.scuba:
         name, _, path = item.partition("=")
-        if not name or not path or f"scuba-{name}" in named:
+        if not name or not path or f"scuba-{name}" in tests:
             raise UserError(f"--scuba {item}: give NAME=LIST, another NAME for each background")
-        named[f"scuba-{name}"] = path
-    named |= {"conflfg": args.conflfg, "rare": args.rare}
-    given = [name for name, path in named.items() if path]
-    if given and not args.test:
-        raise UserError(f"--{given[0].split('-')[0]} without --test: name the IID test list too")
-    if not given and run.args["train"]:
-        raise UserError(f"{run.path}: trained on {run.args['train']}; name its test list with --test LIST")
-    if not given:
-        world = common.toy(run.args["data_seed"], run.args["data"])
-        named = {name: world / f"{name}.txt" for name in TOY}
-    return {name: common.read_list(path, root=args.root, part="test", split=args.split, classes=run.classes)
-            for name, path in named.items() if path}
+        tests[f"scuba-{name}"] = path
+    tests["conflfg"] = args.conflfg
+    tests["rare"] = args.rare
+    tests = {name: path for name, path in tests.items() if path}
+    if tests and not args.test:
+        flag = next(iter(tests)).split("-")[0]
+        raise UserError(f"--{flag} without --test: name the IID test list too")
+    sources = Sources(tests) if tests else read_benchmark(run)
+    for name in ("humans", "scenes", "train", "val"):
+        if getattr(args, name):
+            setattr(sources, name, getattr(args, name))
+    given = [name for name in ("scenes", "train", "val") if getattr(args, name)]
+    if given and given != ["scenes"] and not sources.for_probe:
+        raise UserError(
+            f"--{given[0]}: the scene probe needs --scenes, --train and --val, all three"
+        )
+    return sources
 
 
-def find_labels(run, args, test):
-    """What SDN's and SMAD's figures need: human boxes of the VideoList test, or None; {"train": (VideoList, (n, M) soft
-    labels, its name), "val": ...} of the videos that have scene labels, or {}; (n,) scenes of test, -1 for none, or
-    None. The embedded benchmark has them all, else flags."""
-    world = None if args.test or run.args["train"] else common.toy(run.args["data_seed"], run.args["data"])
-    files = {name: getattr(args, name) or (world and (world / f"{name}.npz",)) for name in ("humans", "scenes")}
-    files |= {name: getattr(args, name) or (world and world / f"{name}.txt") for name in ("train", "val")}
-    boxes, found = common.Boxes(files["humans"]) if files["humans"] else None, {}
-    if boxes and not any(path in boxes.videos for path in test.paths):
+def read_data(run, args):
+    sources = find_sources(run, args)
+    splits = {name: read_test_list(run, path, args) for name, path in sources.tests.items()}
+    return Data(
+        splits=splits,
+        boxes=read_boxes(sources, splits["test"]),
+        scenes=read_scenes(sources, splits["test"]),
+        probe=read_probe_lists(run, sources, args),
+    )
+
+
+def read_test_list(run, path, args):
+    return common.read_list(
+        path, root=args.root, part="test", split=args.split, classes=run.classes
+    )
+
+
+def read_boxes(sources, test):
+    """-> Boxes of the humans in the VideoList test, or None"""
+    if not sources.humans:
+        return None
+    boxes = common.Boxes(sources.humans)
+    if not any(path in boxes for path in test.paths):
         raise UserError(f"--humans: no boxes of the test list's videos, such as {test.paths[0]}")
-    given = [name for name in ("scenes", "train", "val") if files[name]]
-    if given and len(given) < 3 and given != ["scenes"]:
-        raise UserError(f"--{given[0]}: the scene probe needs --scenes, --train and --val, all three")
-    p = common.read_labels(files["scenes"], test.paths)[0] if files["scenes"] else torch.zeros(1, 1)
-    scenes = torch.where(p.any(1), p.argmax(1), -1).numpy() if p.any() else None
-    if given == ["scenes"] and scenes is None:
+    return boxes
+
+
+def read_scenes(sources, test):
+    """-> (n,) the scene of each video of the VideoList test, -1 for none; or None"""
+    if not sources.scenes:
+        return None
+    labels, _ = common.read_labels(sources.scenes, test.paths)
+    if labels.any():
+        return torch.where(labels.any(1), labels.argmax(1), -1).numpy()
+    # They may be labels of the probe's lists alone.
+    if not sources.for_probe:
         raise UserError(f"--scenes: no labels of the test list's videos, such as {test.paths[0]}")
-    for name in ("train", "val") if len(given) == 3 else ():
-        videos = common.read_list(files[name], args.root, "test" if name == "val" else name, args.split, run.classes)
-        p, _ = common.read_labels(files["scenes"], videos.paths)
-        if len(keep := p.sum(1).nonzero()[:, 0].tolist()) < 2:
-            raise UserError(f"--scenes: labels of {len(keep)} of the {len(videos)} videos of {files[name]}, too few")
-        found[name] = common.subset(videos, keep), p[keep], str(files[name])
-        if name == "val" and (both := {*found["train"][0].paths} & {*videos.paths}):
-            raise UserError(f"--val: {len(both)} of its videos are in --train too, first {min(both)}")
-        head = getattr(run.model, "scene_head", None)
-        if head and len([*head.parameters()][-1]) != p.shape[1]:
-            raise UserError(f"{run.path}: its scene head knows other scenes than the {p.shape[1]} of --scenes")
-    return boxes, found, scenes
+    return None
 
 
-# ---- Predict: every video is read once ---------------------------------------------------------------------
+def read_probe_lists(run, sources, args):
+    """-> {"train": SceneList, "val": SceneList}; {} where the sources are not for a probe"""
+    if not sources.for_probe:
+        return {}
+    train = read_scene_list(run, sources, sources.train, "train", args)
+    val = read_scene_list(run, sources, sources.val, "test", args)
+    shared = set(train.videos.paths) & set(val.videos.paths)
+    if shared:
+        raise UserError(
+            f"--val: {len(shared)} of its videos are in --train too, first {min(shared)}"
+        )
+    head = getattr(run.model, "scene_head", None)
+    num_scenes = train.scenes.shape[1]
+    if head is not None and len(list(head.parameters())[-1]) != num_scenes:
+        raise UserError(
+            f"{run.path}: its scene head knows other scenes than the {num_scenes} of --scenes"
+        )
+    return {"train": train, "val": val}
 
+
+def read_scene_list(run, sources, file, part, args):
+    videos = common.read_list(file, args.root, part, args.split, run.classes)
+    scenes, _ = common.read_labels(sources.scenes, videos.paths)
+    labelled = scenes.sum(1).nonzero()[:, 0].tolist()
+    if len(labelled) < 2:
+        raise UserError(
+            f"--scenes: labels of {len(labelled)} of the {len(videos)} videos of {file}, too few"
+        )
+    return SceneList(str(file), common.subset(videos, labelled), scenes[labelled])
+
+
+# ---- Predict: every video is read once -----------------------------------------------------------
 def _rng(seed, path, draw):
-    # Random numbers of one video alone: the same in any list, at any place in it, in batches of any size.
+    # Random numbers of one video alone: the same in any list, at any place in it, in batches of any
+    # size.
     return np.random.default_rng([seed, zlib.crc32(path.encode()), draw])
 
 
 def static_orders(paths, clips, frames, seed):
-    """SCUFO: one frame of the clip, drawn by the video's path, repeated. -> (n, V, T) places in the clip"""
+    """SCUFO: one frame of the clip, drawn by the video's path, repeated.
+
+    -> (n, V, T) places in the clip"""
     chosen = np.stack([_rng(seed, path, 0).integers(0, frames, clips) for path in paths])
     return np.repeat(chosen[..., None], frames, -1)
 
 
 def shuffled_orders(paths, clips, frames, seed, draw):
-    """Hara et al.: a random order of the clip's frames, never their own. -> (n, V, T) places in the clip"""
+    """Hara et al.: a random order of the clip's frames, never their own.
+
+    -> (n, V, T) places in the clip"""
     if frames < 2:
         raise ValueError("a clip of one frame has no other order")
     orders = np.empty((len(paths), clips, frames), np.int64)
@@ -228,80 +458,139 @@ def shuffled_orders(paths, clips, frames, seed, draw):
 
 
 def reorder(clip, order):
-    """clip (N, V, 3, T, H, W), order (N, V, T) -> the same clips with frame order[..., t] at time t"""
+    """clip (N, V, 3, T, H, W), order (N, V, T) -> the clips with frame order[..., t] at time t"""
     return torch.take_along_dim(clip, order[:, :, None, :, None, None], dim=3)
 
 
+def clip_orders(run, split, videos, args, masked):
+    """-> {variant: (n, V, T) order of the clip's frames, or None for their own} of a split.
+
+    The variants: the split as it is, "masked" where that is asked for, "scufo-NAME" of
+    "scuba-NAME", "shuffled-0" and so on of "test"."""
+    views = run.views(args.clips)
+    orders = {split: None}
+    if masked:
+        orders["masked"] = None
+    if split.startswith("scuba-"):
+        background = split.removeprefix("scuba-")
+        orders[f"scufo-{background}"] = static_orders(videos.paths, *views, args.seed)
+    if split == "test" and views[1] > 1:
+        for draw in range(args.shuffles):
+            order = shuffled_orders(videos.paths, *views, args.seed, draw)
+            orders[f"shuffled-{draw}"] = order
+    return orders
+
+
 def clip_frames(n, rng, views, stride, tsn):
-    """(V, T) frames of a video of n frames, as Videos asks for them; nothing random, so rng stays unused."""
+    """(V, T) of n frames, as Videos asks for them; nothing is random, rng stays unused."""
     clips, frames = views
-    return common.tsn_segments(n, frames)[None] if tsn else common.uniform_clips(n, frames, stride, clips)
+    if tsn:
+        return common.tsn_segments(n, frames)[None]
+    return common.uniform_clips(n, frames, stride, clips)
 
 
 def batches(run, name, videos, args, change=None):
-    """Batches of a split, with a progress bar: clip (N, V, 3, T, H, W) uint8 on the run's device (more, where `change`
-    makes more of it), places in the list (N,), the batch, the bar. Unreadable videos are named on stderr."""
-    a, device, broken = run.args, next(run.model.parameters()).device, []
-    sample = partial(clip_frames, views=run.views(args.clips), stride=a["stride"], tsn=run.tsn)
-    data = common.Videos(videos, sample, common.test_transform(a["size"], a["resize"]), change=change)
-    loader = DataLoader(data, args.batch_size, num_workers=args.workers, pin_memory=device.type == "cuda")
-    with tqdm(total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None) as bar:
+    """Batches of a split, "clip" (N, V, 3, T, H, W) uint8 on the run's device, and a progress bar.
+
+    Where `change` gives several clips of each, "clip" has one more dimension, behind N. Videos that
+    cannot be read are named on stderr."""
+    device = next(run.model.parameters()).device
+    sample = partial(
+        clip_frames, views=run.views(args.clips), stride=run.args["stride"], tsn=run.tsn
+    )
+    transform = common.test_transform(run.args["size"], run.args["resize"])
+    dataset = common.Videos(videos, sample, transform, change=change)
+    loader = common.make_loader(dataset, args, device, batch_size=args.batch_size)
+    unreadable = []
+    bar = tqdm(
+        total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None
+    )
+    with bar:
         for batch in loader:
-            yield batch["clip"].to(device), batch["index"].numpy(), batch, bar
-            broken += [videos.paths[i] for i in batch["index"][batch["bad"] > 0]]
+            batch["clip"] = batch["clip"].to(device)
+            yield batch, bar
+            unreadable += [videos.paths[i] for i in batch["index"][batch["bad"] > 0]]
             bar.update(len(batch["index"]))
-    if len(broken) == len(videos):
-        raise UserError(f"{name}: none of {len(videos)} videos can be read, first {videos.full(0)}; --root?")
-    if broken:
-        print(f"{run.name} {name}: cannot be read: {', '.join(broken)}", file=sys.stderr)
+    if len(unreadable) == len(videos):
+        raise UserError(
+            f"{name}: none of {len(videos)} videos can be read, first {videos.full(0)}; --root?"
+        )
+    if unreadable:
+        print(f"{run.name} {name}: cannot be read: {', '.join(unreadable)}", file=sys.stderr)
+
+
+class Predictions(NamedTuple):
+    logits: dict  # {variant: (n, V, K)}
+    used: np.ndarray  # (n,) bool: could the video be read
+    humans: np.ndarray  # (n,) share of its frames that have a human box
 
 
 def predict(run, name, videos, orders, args, boxes=None, call=None):
-    """One pass over a split. -> {variant: (n, V, K) logits}, (n,) bool: could the video be read, (n,) share of its
-    frames that have a human box
+    """One pass over a split. -> Predictions
 
-    orders: {variant: (n, V, T) for `reorder`, or None for the clip as it is}; one is named as the split, and "masked"
-    is the clip with its humans, of `boxes`, filled. call: what takes the clips in the model's place: its features.
-    """
-    used, humans, right, out = np.zeros(len(videos), bool), np.zeros(len(videos)), 0, {v: [] for v in orders}
-    labels, change = np.array(videos.labels), partial(common.mask_humans, boxes=boxes) if boxes else None
-    net, norm = call or run.model, partial(common.normalise, mean=run.args["mean"], std=run.args["std"])
-    for clip, index, batch, bar in batches(run, name, videos, args, change):
-        clip, masked = clip.unbind(1) if boxes else (clip, None)
-        used[index], humans[index] = batch["bad"].numpy() == 0, batch["humans"].numpy() if boxes else 0
+    orders: as clip_orders gives them; with "masked" among them, boxes. call: what takes the clips
+    in the model's place, such as its features; its outputs then stand for logits."""
+    labels = np.array(videos.labels)
+    used = np.zeros(len(videos), bool)
+    humans = np.zeros(len(videos))
+    outputs = {variant: [] for variant in orders}
+    change = None
+    if boxes is not None:
+        change = partial(common.mask_humans, boxes=boxes)
+    right = 0
+    for batch, bar in batches(run, name, videos, args, change):
+        index = batch["index"].numpy()
+        used[index] = batch["bad"].numpy() == 0
+        clip = batch["clip"]
+        if boxes is not None:
+            humans[index] = batch["humans"].numpy()
+            clip, masked = clip.unbind(1)
         for variant, order in orders.items():
-            moved = masked if variant == "masked" else clip
-            moved = moved if order is None else reorder(moved, torch.from_numpy(order[index]).to(clip.device))
-            moved = moved.transpose(1, 3) if run.tsn else moved                      # each frame is a clip of its own
-            with torch.inference_mode(), common.autocast(clip.device, args.amp):
-                z = torch.cat([net(norm(part)).float().cpu() for part in moved.flatten(0, 1).split(args.batch_size)])
-            if not z.isfinite().all():
-                raise UserError(f"{run.path}: its outputs on {name} are not finite, the training diverged")
-            out[variant].append(z.unflatten(0, (len(index), -1)).numpy())
-        if not call:
-            right += (top1(out[name][-1], labels[index]) & used[index]).sum()
+            shown = masked if variant == "masked" else clip
+            if order is not None:
+                shown = reorder(shown, torch.from_numpy(order[index]).to(shown.device))
+            output = forward(run, shown, args, call or run.model)
+            if not np.isfinite(output).all():
+                raise UserError(
+                    f"{run.path}: its outputs on {name} are not finite, the training diverged"
+                )
+            outputs[variant].append(output)
+        if call is None:
+            right += (top1(outputs[name][-1], labels[index]) & used[index]).sum()
             bar.set_postfix(top1=f"{100 * right / max(used.sum(), 1):.1f}")
-    return {variant: np.concatenate(parts) for variant, parts in out.items()}, used, humans
+    logits = {variant: np.concatenate(parts) for variant, parts in outputs.items()}
+    return Predictions(logits, used, humans)
 
 
-# ---- Metrics: arrays in, arrays out; n videos, V clips, K classes, R resamples -----------------------------
+def forward(run, clip, args, call):
+    """clip (N, V, 3, T, H, W) uint8 -> (N, V, K) outputs; of a TSN (N, T, K), as V is 1"""
+    if run.tsn:
+        clip = clip.transpose(1, 3)  # each frame is a clip of its own
+    outputs = []
+    with torch.inference_mode(), common.autocast(clip.device, args.amp):
+        for part in clip.flatten(0, 1).split(args.batch_size):
+            part = common.normalise(part, run.args["mean"], run.args["std"])
+            outputs.append(call(part).float().cpu())
+    return torch.cat(outputs).unflatten(0, (len(clip), -1)).numpy()
 
+
+# ---- Metrics: arrays in, arrays out; n videos, V clips, K classes, R resamples -------------------
 def fuse(logits):
     """(n, V, K) logits -> (n, K) softmax averaged over a video's clips, float64"""
-    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True)).mean(1)
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return (powers / powers.sum(-1, keepdims=True)).mean(1)
 
 
 def top1(logits, labels):
-    """(n, V, K), (n,) labels -> (n,) bool: is the label the most probable class (the first of equals)"""
+    """(n, V, K), (n,) labels -> (n,) bool: is it the most probable class (the first of equals)"""
     return fuse(logits).argmax(-1) == labels
 
 
 def contrasted(scuba, scufo, scuba_paths, scufo_paths):
-    """Right on the SCUBA video AND wrong on its SCUFO video (ALBAR Sec. 4.4), in any order of the lists.
+    """Right on the SCUBA video AND wrong on its SCUFO video (ALBAR Sec. 4.4), whatever the order.
 
-    scuba, scufo: (n,) bool, right or not. -> (n,) bool in SCUBA's order. ValueError where one has no pair.
-    """
+    scuba, scufo: (n,) bool, right or not. -> (n,) bool in SCUBA's order. ValueError where one has
+    no pair."""
     place = {path: i for i, path in enumerate(scufo_paths)}
     alone = sorted(set(place) ^ set(scuba_paths))
     if alone:
@@ -310,15 +599,15 @@ def contrasted(scuba, scufo, scuba_paths, scufo_paths):
 
 
 def log_ratio(original, shuffled, n):
-    """Hara et al. Eq. (1): B_D = ln(A_original / A_shuffled), accuracies in [0, 1], any shape, over n videos.
+    """Hara et al. Eq. (1): B_D = ln(A_original / A_shuffled), accuracies in [0, 1], any shape.
 
-    Large: the order of the frames matters. Accuracies below 1/(2n) count as 1/(2n): ln 0 is no number.
-    """
+    Large: the order of the frames matters. Over n videos accuracies below 1/(2n) count as 1/(2n):
+    ln 0 is no number."""
     return np.log(np.maximum(original, 0.5 / n) / np.maximum(shuffled, 0.5 / n))
 
 
 def entropy(logits):
-    """(n, V, K) logits -> (n,) entropy in nats of the distribution that `fuse` gives; ln K for a uniform one"""
+    """(n, V, K) logits -> (n,) entropy in nats of what `fuse` gives; ln K if uniform"""
     p = fuse(logits)
     return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
 
@@ -326,204 +615,417 @@ def entropy(logits):
 def columns(mean, n_test, num_classes):
     """The table's figures from shares of videos in [0, 1]: scalars, or (R,) for the bootstrap.
 
-    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare", "shuffled", "masked",
-    "masked_entropy" in nats, "scene_probe", "adversary"}, or fewer.
-    """
-    out = {"iid": 100 * mean["test"]}
+    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare", "shuffled",
+    "masked", "masked_entropy" in nats, "scene_probe", "adversary"}, or fewer."""
+    figures = {"iid": 100 * mean["test"]}
     for kind in ("scuba", "scufo", "contrasted"):
-        each = {k: 100 * v for k, v in mean.items() if k.startswith(f"{kind}-")}
-        out |= each | ({kind: sum(each.values()) / len(each)} if each else {})
-    if "scufo" in out:
-        out["off_chance"] = abs(out["scufo"] - 100 / num_classes)
-    shares = ("conflfg", "rare", "shuffled", "masked", "scene_probe", "adversary")
-    out |= {k: 100 * mean[k] for k in shares if k in mean} | {k: v for k, v in mean.items() if k == "masked_entropy"}
+        each = {}
+        for name, share in mean.items():
+            if name.startswith(f"{kind}-"):
+                each[name] = 100 * share
+        figures |= each
+        if each:
+            figures[kind] = sum(each.values()) / len(each)
+    if "scufo" in figures:
+        figures["off_chance"] = abs(figures["scufo"] - 100 / num_classes)
+    for name in ("conflfg", "rare", "shuffled", "masked", "scene_probe", "adversary"):
+        if name in mean:
+            figures[name] = 100 * mean[name]
+    if "masked_entropy" in mean:
+        figures["masked_entropy"] = mean["masked_entropy"]
     if "shuffled" in mean:
-        out["log_ratio"] = log_ratio(mean["test"], mean["shuffled"], n_test)
-    return out
+        figures["log_ratio"] = log_ratio(mean["test"], mean["shuffled"], n_test)
+    return figures
 
 
 def bootstrap(hits, keys, seed):
-    """(n,) outcomes in [0, 1], (n,) names of the videos -> (R,) means of n videos drawn with replacement.
+    """(n,) outcomes, (n,) names of the videos -> (R,) means of n videos drawn with replacement.
 
-    The draws follow from the sorted names, so that the same videos (shuffled or not, SCUBA or SCUFO, on any
-    background) are drawn together: this gives means, differences and ratios over splits their right error.
-    """
-    hits, n = np.asarray(hits, np.float64)[np.argsort(keys, kind="stable")], len(keys)
+    The draws follow from the sorted names, so that the same videos (shuffled or not, SCUBA or
+    SCUFO, on any background) are drawn together: this gives means, differences and ratios over
+    splits their right error."""
+    n = len(keys)
+    hits = np.asarray(hits, np.float64)[np.argsort(keys, kind="stable")]
     rng = np.random.default_rng([seed, zlib.crc32("\n".join(sorted(keys)).encode())])
-    return np.concatenate([hits[rng.integers(0, n, (50, n))].mean(1) for _ in range(RESAMPLES // 50)])
+    means = []
+    for _ in range(RESAMPLES // 50):
+        means.append(hits[rng.integers(0, n, (50, n))].mean(1))
+    return np.concatenate(means)
 
 
 def video_names(paths):
     """What a video is called in every split: its file's stem where all differ, else its path."""
     stems = [Path(path).stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else list(paths)
+    if len(set(stems)) == len(stems):
+        return stems
+    return list(paths)
 
 
-# ---- Scenes in the features: SDN Sec. 4.3 ------------------------------------------------------------------
-
+# ---- Scenes in the features: SDN Sec. 4.3 --------------------------------------------------------
 def standardise(x, other):
-    """Tensors (n, D), (m, D), both with the first's mean and standard deviation (1 for a constant column)."""
-    mean, std = x.mean(0), x.std(0, correction=0)
+    """Tensors (n, D), (m, D), both with the first's mean and standard deviation (1 for 0)."""
+    mean = x.mean(0)
+    std = x.std(0, correction=0)
     std[std < 1e-6 * mean.abs() + 1e-12] = 1
     return (x - mean) / std, (other - mean) / std
 
 
 def train_probe(x, p, seed, patience=20):
-    """A new four-layer MLP, three hidden layers of 512 (Sec. 4.2), of features (n, D) and soft labels (n, M). It stops
-    when the loss on a seeded tenth has not fallen (by 1e-4) for `patience` epochs, and is what it was at its best."""
-    rng, widths = np.random.default_rng([seed, len(x)]), (x.shape[1], 512, 512, 512, p.shape[1])
-    held, kept = torch.from_numpy(rng.permutation(len(x))).tensor_split([max(1, len(x) // 10)])
+    """A new MLP of three hidden layers of 512 (Sec. 4.2), of features (n, D), soft labels (n, M).
+
+    It stops when the loss on a seeded tenth has not fallen (by 1e-4) for `patience` epochs, and is
+    what it was at its best."""
+    rng = np.random.default_rng([seed, len(x)])
+    order = torch.from_numpy(rng.permutation(len(x)))
+    held_out, trained_on = order.tensor_split([max(1, len(x) // 10)])
+    widths = (x.shape[1], 512, 512, 512, p.shape[1])
+    layers = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        layers = [part for sizes in zip(widths, widths[1:], strict=False) for part in (nn.Linear(*sizes), nn.ReLU())]
-    net, least, wait = nn.Sequential(*layers[:-1]).to(x.device), math.inf, 0
-    adam, p = torch.optim.Adam(net.parameters(), 5e-4), p / p.sum(1, keepdim=True)                 # p was float16
-    while wait < patience:
-        for part in kept[torch.from_numpy(rng.permutation(len(kept)))].split(128):
+        for width, next_width in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(width, next_width), nn.ReLU()]
+    net = nn.Sequential(*layers[:-1]).to(x.device)
+    adam = torch.optim.Adam(net.parameters(), 5e-4)
+    p = p / p.sum(1, keepdim=True)  # float16 rows sum to 1 nearly
+    least = math.inf
+    epochs_since = 0
+    while epochs_since < patience:
+        shuffled = trained_on[torch.from_numpy(rng.permutation(len(trained_on)))]
+        for part in shuffled.split(128):
             adam.zero_grad()
             F.cross_entropy(net(x[part]), p[part]).backward()
             adam.step()
         with torch.no_grad():
-            loss, wait = float(F.cross_entropy(net(x[held]), p[held])), wait + 1
+            loss = float(F.cross_entropy(net(x[held_out]), p[held_out]))
+        epochs_since += 1
         if loss < least - 1e-4:
-            least, wait, best = loss, 0, {k: v.clone() for k, v in net.state_dict().items()}
+            least = loss
+            epochs_since = 0
+            best = {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(best)
     return net
 
 
 def scene_floors(actions, scenes, test_actions, test_scenes):
-    """Share of the test scenes (m,) that is named right by the most frequent scene in training (n,), of all and of the
-    true action. No network that keeps the action in its features can push a probe below the second."""
+    """Share of the test scenes (m,) that is named right by the most frequent scene in training
+    (n,), of all and of the true action. No network that keeps the action in its features can push a
+    probe below the second."""
     usual = np.bincount(scenes).argmax()
-    of_action = {action: np.bincount(scenes[actions == action]).argmax() for action in np.unique(actions)}
-    named = np.array([of_action.get(action, usual) for action in test_actions])
-    return float((test_scenes == usual).mean()), float((test_scenes == named).mean())
+    of_action = {}
+    for action in np.unique(actions):
+        of_action[action] = np.bincount(scenes[actions == action]).argmax()
+    guesses = np.array([of_action.get(action, usual) for action in test_actions])
+    return float((test_scenes == usual).mean()), float((test_scenes == guesses).mean())
 
 
-def measure_scenes(run, found, args):
-    """Is the scene of each validation video named right by a probe of the frozen features, and by the run's own head?
-    -> {"scene_probe", "adversary": (m,) bool}, names of the videos, what is said of the data set, arrays to save"""
-    x, p, y, paths, device = {}, {}, {}, {}, next(run.model.parameters()).device
-    for name, (videos, soft, _) in found.items():
-        z, used, _ = predict(run, name, videos, {name: None}, replace(args, clips=run.args["frames"] if run.tsn else 1),
-                             call=run.model.features)
-        x[name], p[name] = torch.from_numpy(z[name][used].mean(1)).to(device), soft[used]              # (n, D), (n, M)
-        y[name], paths[name] = np.array(videos.labels)[used], np.array(videos.paths)[used]
-    train, val = standardise(x["train"], x["val"])
-    probe, head = train_probe(train, p["train"].to(device), args.seed), getattr(run.model, "scene_head", None)
+@dataclass
+class Features:
+    """The videos of a SceneList that could be read, n of them."""
+
+    x: torch.Tensor  # (n, D) of the frozen network, on its device
+    p: torch.Tensor  # (n, M) soft labels of the scenes
+    scenes: np.ndarray  # (n,) hard ones
+    labels: np.ndarray  # (n,) actions
+    paths: np.ndarray
+    unreadable: list  # paths of the others
+
+
+def frozen_features(run, name, listed, args):
+    """-> Features of the centre clips of a SceneList's videos; of a TSN means over its frames"""
+    videos = listed.videos
+    args = replace(args, clips=run.args["frames"] if run.tsn else 1)
+    outputs, used, _ = predict(run, name, videos, {name: None}, args, call=run.model.features)
+    device = next(run.model.parameters()).device
+    paths = np.array(videos.paths)
+    p = listed.scenes[used]
+    return Features(
+        x=torch.from_numpy(outputs[name][used].mean(1)).to(device),
+        p=p,
+        scenes=p.argmax(1).numpy(),
+        labels=np.array(videos.labels)[used],
+        paths=paths[used],
+        unreadable=sorted(set(videos.paths) - set(paths[used])),
+    )
+
+
+@dataclass
+class SceneOutcomes:
+    hits: dict  # {"scene_probe", "adversary": (m,) bool}: is a validation video's scene named right
+    names: list  # of these m videos
+    about: dict  # what is said of the data set
+    arrays: dict  # to save
+
+
+def measure_scenes(run, lists, args):
+    """Is the scene of each validation video named right by a probe of the frozen features, and by
+    the run's own head? -> SceneOutcomes"""
+    train = frozen_features(run, "train", lists["train"], args)
+    val = frozen_features(run, "val", lists["val"], args)
+    x_train, x_val = standardise(train.x, val.x)
+    probe = train_probe(x_train, train.p.to(x_train.device), args.seed)
+    head = getattr(run.model, "scene_head", None)
+    logits = {}
     with torch.inference_mode():
-        z = {"scene_probe": probe(val)} | ({"adversary": head(x["val"])} if head else {})
-    z, scene = {k: some.cpu().numpy() for k, some in z.items()}, {k: some.argmax(1).numpy() for k, some in p.items()}
-    most, of_action = scene_floors(y["train"], scene["train"], y["val"], scene["val"])
-    about = dict(lists=[name for *_, name in found.values()], videos=[len(some) for some in paths.values()],
-                 unreadable=[sorted({*found[name][0].paths} - {*paths[name]}) for name in found], scenes=soft.shape[1],
-                 chance=100 / soft.shape[1], most_frequent=100 * most, from_action=100 * of_action)
-    return ({k: some.argmax(1) == scene["val"] for k, some in z.items()}, video_names(paths["val"]), about,
-            {f"{k}/logits": some for k, some in z.items()} | {"val/paths": paths["val"], "val/scenes": scene["val"]})
+        logits["scene_probe"] = probe(x_val).cpu().numpy()
+        if head is not None:
+            logits["adversary"] = head(val.x).cpu().numpy()
+    most_frequent, from_action = scene_floors(train.labels, train.scenes, val.labels, val.scenes)
+    num_scenes = train.p.shape[1]
+    about = dict(
+        lists=[lists["train"].file, lists["val"].file],
+        videos=[len(train.paths), len(val.paths)],
+        unreadable=[train.unreadable, val.unreadable],
+        scenes=num_scenes,
+        chance=100 / num_scenes,
+        most_frequent=100 * most_frequent,
+        from_action=100 * from_action,
+    )
+    arrays = {f"{name}/logits": values for name, values in logits.items()}
+    arrays["val/paths"] = val.paths
+    arrays["val/scenes"] = val.scenes
+    hits = {name: values.argmax(1) == val.scenes for name, values in logits.items()}
+    return SceneOutcomes(hits, video_names(val.paths), about, arrays)
 
 
-# ---- Scenes in the predictions: SMAD Sec. 3 and 6.2 ----------------------------------------------------------
-
+# ---- Scenes in the predictions: SMAD Sec. 3 and 6.2 ----------------------------------------------
 def equalised_odds(right, labels, scenes, least=5):
-    """(n,) bool, (n,), (n,) -> spread of P(Y' = y | Y = y, S = s) over the scenes s of an action y with `least` videos
-    or more: root of the mean over y of the variance less the binomials', at least 0. NaN: no y has two such s."""
-    found = []
+    """(n,) bool, (n,), (n,) -> spread of P(Y' = y | Y = y, S = s) over the scenes s of an action y
+    with `least` videos or more: root of the mean over y of the variance less the binomials', at
+    least 0. NaN: no y has two such s."""
+    variances = []
     for y in np.unique(labels):
         groups = [right[(labels == y) & (scenes == s)] for s in np.unique(scenes[labels == y])]
         groups = [group for group in groups if len(group) >= least]
-        share, n = np.array([group.mean() for group in groups]), np.array([len(group) for group in groups])
-        found += [share.var(ddof=1) - (share * (1 - share) / (n - 1)).mean()] if len(groups) > 1 else []
-    return max(0.0, float(np.mean(found))) ** 0.5 if found else math.nan
+        if len(groups) > 1:
+            share = np.array([group.mean() for group in groups])
+            n = np.array([len(group) for group in groups])
+            variances.append(share.var(ddof=1) - (share * (1 - share) / (n - 1)).mean())
+    if not variances:
+        return math.nan
+    return max(0.0, float(np.mean(variances))) ** 0.5
+
+
+def nmi_floor(a, b, given=None, seed=0, draws=200):
+    """What common.nmi gives, in the mean, where B is dealt out at random (within each value of
+    `given`)."""
+    b = np.asarray(b)
+    group = np.zeros(len(a), int)
+    if given is not None:
+        group = np.asarray(given)
+    rng = np.random.default_rng([seed, len(a)])
+    place = np.argsort(group, kind="stable")
+    values = []
+    for _ in range(draws):
+        dealt = np.empty_like(b)
+        dealt[place] = b[np.lexsort((rng.random(len(b)), group))]
+        values.append(common.nmi(a, dealt, given))
+    return float(np.mean(values))
 
 
 def fairness(labels, predicted, scenes, seed):
-    """Table 4 of (n,) actions Y, predictions Y', scenes S -> {"independence", "oracle", "separation", "sufficiency" and
-    these "_less_floor"; "amplified": independence less oracle; "equalised_odds" in points where defined}"""
-    of = dict(independence=(predicted, scenes), oracle=(labels, scenes), separation=(predicted, scenes, labels),
-              sufficiency=(labels, scenes, predicted))
-    out = {k: common.nmi(*v) for k, v in of.items()}
-    out |= {f"{k}_less_floor": out[k] - common.nmi_floor(*v, seed=seed) for k, v in of.items()}
+    """Table 4 of (n,) actions Y, predictions Y', scenes S -> {"independence", "oracle",
+    "separation", "sufficiency" and these "_less_floor"; "amplified": independence less oracle;
+    "equalised_odds" in points where defined}"""
+    information = {
+        "independence": (predicted, scenes),
+        "oracle": (labels, scenes),
+        "separation": (predicted, scenes, labels),
+        "sufficiency": (labels, scenes, predicted),
+    }
+    figures = {name: common.nmi(*of) for name, of in information.items()}
+    for name, of in information.items():
+        figures[f"{name}_less_floor"] = figures[name] - nmi_floor(*of, seed=seed)
+    for floor in ("", "_less_floor"):
+        difference = figures[f"independence{floor}"] - figures[f"oracle{floor}"]
+        figures[f"amplified{floor}"] = difference
     spread = equalised_odds(labels == predicted, labels, scenes)
-    out |= {f"amplified{k}": out[f"independence{k}"] - out[f"oracle{k}"] for k in ("", "_less_floor")}
-    return out | ({"equalised_odds": 100 * spread} if math.isfinite(spread) else {})
+    if math.isfinite(spread):
+        figures["equalised_odds"] = 100 * spread
+    return figures
 
 
-# ---- One checkpoint ----------------------------------------------------------------------------------------
+# ---- One checkpoint ------------------------------------------------------------------------------
+@dataclass
+class Outcomes:
+    """What became of each video, by the share ("test", "scufo-NAME", ...) that is a mean of it."""
 
-def measure(run, args):
-    """All figures of one checkpoint, as plain values; writes its .npz, names unreadable videos on stderr."""
-    run.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    a, splits, hits, names, broken, arrays = run.args, find_splits(run, args), {}, {}, {}, {}
-    (boxes, scenes, scene), about, fair = find_labels(run, args, splits["test"]), None, {}
-    known, views = None, run.views(args.clips)
-    for split, videos in splits.items():
-        orders, scufo, masks = {split: None}, split.replace("scuba-", "scufo-"), boxes if split == "test" else None
-        orders |= {"masked": None} if masks else {}
-        if scufo != split:
-            orders[scufo] = static_orders(videos.paths, *views, args.seed)
-        for i in range(args.shuffles if split == "test" and views[1] > 1 else 0):
-            orders[f"shuffled-{i}"] = shuffled_orders(videos.paths, *views, args.seed, i)
-        logits, used, humans = predict(run, split, videos, orders, args, masks)
-        paths, labels = np.array(videos.paths), np.array(videos.labels)
-        broken[split] = paths[~used].tolist()
-        arrays |= {f"{split}/paths": paths, f"{split}/labels": labels, f"{split}/used": used}
-        for variant in orders:
-            seen = used & (humans >= 0.5) if variant == "masked" else used          # as the clips of SDN's Eq. (6)
-            if not seen.any():
-                raise UserError("--humans: no test clip has a box in half of its frames, so none can be masked")
-            hits[variant], names[variant] = top1(logits[variant], labels)[seen], video_names(paths[seen])
-            arrays[f"{variant}/logits"] = logits[variant]
-            if orders[variant] is not None:
-                arrays[f"{variant}/order"] = orders[variant]
-        if split == "test" and scene is not None and (seen := used & (scene >= 0)).any():
-            fair = fairness(labels[seen], fuse(logits[split]).argmax(-1)[seen], scene[seen], args.seed)
-            known, arrays["test/scenes"] = [int(seen.sum()), len(scene)], scene
-        if masks:
-            hits["masked_entropy"] = entropy(logits["masked"])[used & (humans >= 0.5)]
-            names["masked_entropy"], arrays["masked/humans"] = names["masked"], humans
-        if scufo != split:
-            pair = split.replace("scuba-", "contrasted-")
-            hits[pair] = contrasted(hits[split], hits[scufo], paths[used], paths[used])
-            names[pair] = names[split]
-    if scenes:
-        named, keys, about, more = measure_scenes(run, scenes, args)
-        hits, names, arrays = hits | named, names | dict.fromkeys(named, keys), arrays | more
-    shuffled = [hits.pop(k) for k in list(hits) if k.startswith("shuffled-")]
-    if shuffled:
-        hits["shuffled"], names["shuffled"] = np.mean(shuffled, 0), names["test"]
-    n, k = len(hits["test"]), len(run.classes)
-    figures = columns({v: h.mean() for v, h in hits.items()}, n, k)
-    errors = columns({v: bootstrap(h, names[v], args.seed) for v, h in hits.items()}, n, k)
-    np.savez_compressed(beside(run.path, ".npz"), classes=np.array(run.classes), **arrays)
-    clips = "1 centre clip" if views[0] == 1 else f"mean softmax of {views[0]} clips"
-    clips = f"mean softmax of {views[1]} frames" if run.tsn else f"{clips} of {views[1]} frames x stride {a['stride']}"
-    protocol = f"{clips}, short side {a['resize']}, centre crop {a['size']}"
-    return dict(checkpoint=str(run.path), name=run.name, method=run.method, config=run.config, seed=a["seed"],
-                epochs=[run.done[0], a["epochs"]], protocol=protocol,
-                figures={v: float(x) for v, x in figures.items()} | fair,
-                bootstrap={v: float(x.std(ddof=1)) for v, x in errors.items()},
-                shuffles=[100 * float(h.mean()) for h in shuffled],
-                videos={s: [len(v) - len(broken[s]), len(v)] for s, v in splits.items()}, broken=broken,
-                fair=known, probe=about,
-                masked=[len(hits["masked"]), len(splits["test"])] if boxes else None, classes=k)
+    hits: dict = field(default_factory=dict)  # {share: (n,) right or not; in nats "masked_entropy"}
+    names: dict = field(default_factory=dict)  # {share: the n videos' names}
+    unreadable: dict = field(default_factory=dict)  # {split: paths}
+    arrays: dict = field(default_factory=dict)  # to save
+
+    def add(self, share, hits, names):
+        self.hits[share] = hits
+        self.names[share] = names
+
+    def means(self, n_test, num_classes):
+        means = {share: hits.mean() for share, hits in self.hits.items()}
+        return columns(means, n_test, num_classes)
+
+    def errors(self, n_test, num_classes, seed):
+        """Standard errors by bootstrap over videos of what `means` gives."""
+        resampled = {}
+        for share, hits in self.hits.items():
+            resampled[share] = bootstrap(hits, self.names[share], seed)
+        figures = columns(resampled, n_test, num_classes)
+        return {name: float(values.std(ddof=1)) for name, values in figures.items()}
 
 
-def beside(path, suffix):
-    """runs/albar/last.pt -> runs/albar/evaluate.json; other checkpoints: evaluate-best.json"""
-    return path.with_name(("evaluate" if path.stem == "last" else f"evaluate-{path.stem}") + suffix)
+def add_split(outcomes, split, videos, orders, predictions):
+    """Add the Predictions on a split to the Outcomes."""
+    logits, used, humans = predictions
+    paths = np.array(videos.paths)
+    labels = np.array(videos.labels)
+    outcomes.unreadable[split] = paths[~used].tolist()
+    outcomes.arrays[f"{split}/paths"] = paths
+    outcomes.arrays[f"{split}/labels"] = labels
+    outcomes.arrays[f"{split}/used"] = used
+    for variant, order in orders.items():
+        outcomes.arrays[f"{variant}/logits"] = logits[variant]
+        if order is not None:
+            outcomes.arrays[f"{variant}/order"] = order
+        if variant != "masked":
+            right = top1(logits[variant], labels)[used]
+            outcomes.add(variant, right, video_names(paths[used]))
+    if "masked" in orders:
+        masked = used & (humans >= 0.5)  # as the clips of SDN's Eq. (6)
+        if not masked.any():
+            raise UserError(
+                "--humans: no test clip has a box in half of its frames, so none can be masked"
+            )
+        names = video_names(paths[masked])
+        outcomes.add("masked", top1(logits["masked"], labels)[masked], names)
+        outcomes.add("masked_entropy", entropy(logits["masked"])[masked], names)
+        outcomes.arrays["masked/humans"] = humans
+    if split.startswith("scuba-"):
+        background = split.removeprefix("scuba-")
+        scufo = outcomes.hits[f"scufo-{background}"]
+        both = contrasted(outcomes.hits[split], scufo, paths[used], paths[used])
+        outcomes.add(f"contrasted-{background}", both, outcomes.names[split])
 
 
-# ---- The table ---------------------------------------------------------------------------------------------
+def add_scenes(outcomes, scene_outcomes):
+    """Add SceneOutcomes to the Outcomes."""
+    for name, hits in scene_outcomes.hits.items():
+        outcomes.add(name, hits, scene_outcomes.names)
+    outcomes.arrays |= scene_outcomes.arrays
 
-HEADS = {"iid": "IID ↑", "scuba": "SCUBA ↑", "scufo": "SCUFO ↓", "off_chance": "abs(SCUFO-1/K) ↓",
-         "conflfg": "Confl-FG ↑", "contrasted": "contrasted ↑", "rare": "rare ↑", "shuffled": "shuffled",
-         "log_ratio": "log ratio ↑", "masked": "masked → 1/K", "masked_entropy": "masked entropy → ln K",
-         "scene_probe": "scene probe ↓", "adversary": "adversary"}
-FAIR = {"independence": "I(Y';S) → I(Y;S)", "oracle": "I(Y;S)", "amplified": "I(Y';S) - I(Y;S)",       # no | in tables
-        "separation": "I(Y';S, given Y) ↓", "sufficiency": "I(Y;S, given Y') ↓"}
-FAIR |= {f"{k}_less_floor": f"{re.sub(' [→↓].*', '', v)} less floor" for k, v in FAIR.items()}
-FAIR |= {"amplified_less_floor": "their difference", "equalised_odds": "equalised odds ↓"}
-DIGITS = {"log_ratio": 2, "masked_entropy": 2} | {k: 3 for k in FAIR} | {"equalised_odds": 1}    # else 1
+
+def add_shuffles(outcomes):
+    """Put the mean of the shuffles in their place. -> the accuracy in each of them"""
+    shuffles = []
+    for share in list(outcomes.hits):
+        if share.startswith("shuffled-"):
+            shuffles.append(outcomes.hits.pop(share))
+    if shuffles:
+        outcomes.add("shuffled", np.mean(shuffles, 0), outcomes.names["test"])
+    return [100 * float(hits.mean()) for hits in shuffles]
+
+
+def measure_fairness(outcomes, scenes, seed):
+    """fairness of the test videos that have a scene and could be read, and how many of all"""
+    arrays = outcomes.arrays
+    known = arrays["test/used"] & (scenes >= 0)
+    if not known.any():
+        return {}, None
+    arrays["test/scenes"] = scenes
+    predicted = fuse(arrays["test/logits"]).argmax(-1)
+    figures = fairness(arrays["test/labels"][known], predicted[known], scenes[known], seed)
+    return figures, [int(known.sum()), len(known)]
+
+
+def measure(run, args, stem):
+    """All figures of one checkpoint, as plain values; what they follow from goes to STEM.npz."""
+    use_device(run.model)
+    data = read_data(run, args)
+    outcomes = Outcomes()
+    for split, videos in data.splits.items():
+        boxes = data.boxes if split == "test" else None
+        orders = clip_orders(run, split, videos, args, masked=boxes is not None)
+        predictions = predict(run, split, videos, orders, args, boxes)
+        add_split(outcomes, split, videos, orders, predictions)
+    fair_figures = {}
+    fair = None
+    masked = None
+    probe = None
+    if data.scenes is not None:
+        fair_figures, fair = measure_fairness(outcomes, data.scenes, args.seed)
+    if data.boxes is not None:
+        masked = [len(outcomes.hits["masked"]), len(data.splits["test"])]
+    if data.probe:
+        scene_outcomes = measure_scenes(run, data.probe, args)
+        add_scenes(outcomes, scene_outcomes)
+        probe = scene_outcomes.about
+    shuffles = add_shuffles(outcomes)
+    n_test = len(outcomes.hits["test"])
+    num_classes = len(run.classes)
+    figures = outcomes.means(n_test, num_classes)
+    counts = {}  # used, listed
+    for split, videos in data.splits.items():
+        counts[split] = [len(videos) - len(outcomes.unreadable[split]), len(videos)]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(f"{stem}.npz", classes=np.array(run.classes), **outcomes.arrays)
+    return dict(
+        checkpoint=str(run.path),
+        name=run.name,
+        method=run.method,
+        config=run.config,
+        seed=run.args["seed"],
+        epochs=[run.epoch, run.args["epochs"]],
+        protocol=run.protocol(args.clips),
+        figures={name: float(value) for name, value in figures.items()} | fair_figures,
+        bootstrap=outcomes.errors(n_test, num_classes, args.seed),
+        shuffles=shuffles,
+        videos=counts,
+        broken=outcomes.unreadable,
+        fair=fair,
+        probe=probe,
+        masked=masked,
+        classes=num_classes,
+    )
+
+
+# ---- The table -----------------------------------------------------------------------------------
+class Metric(NamedTuple):
+    key: str  # in a row's figures
+    label: str  # with an arrow to where it is better
+    digits: int = 1
+
+
+GROUPS = {
+    "accuracy": [
+        Metric("iid", "IID ↑"),
+        Metric("scuba", "SCUBA ↑"),
+        Metric("conflfg", "Confl-FG ↑"),
+        Metric("rare", "rare ↑"),
+    ],
+    "static bias": [
+        Metric("scufo", "SCUFO ↓"),
+        Metric("off_chance", "abs(SCUFO-1/K) ↓"),
+        Metric("contrasted", "contrasted ↑"),
+    ],
+    "scene bias": [
+        Metric("masked", "masked → 1/K"),
+        Metric("masked_entropy", "masked entropy ↑", 2),
+        Metric("scene_probe", "scene probe ↓"),
+        Metric("adversary", "adversary"),
+    ],
+    # A | would end the cell: I(Y';S|Y) is written in words.
+    "fairness": [
+        Metric("independence", "I(Y';S) → I(Y;S)", 3),
+        Metric("independence_less_floor", "- less floor", 3),
+        Metric("oracle", "I(Y;S)", 3),
+        Metric("oracle_less_floor", "- less floor", 3),
+        Metric("amplified", "I(Y';S) - I(Y;S)", 3),
+        Metric("amplified_less_floor", "- less floors", 3),
+        Metric("separation", "I(Y';S given Y) ↓", 3),
+        Metric("separation_less_floor", "- less floor", 3),
+        Metric("sufficiency", "I(Y;S given Y') ↓", 3),
+        Metric("sufficiency_less_floor", "- less floor", 3),
+        Metric("equalised_odds", "equalised odds ↓"),
+    ],
+    "time": [Metric("shuffled", "shuffled"), Metric("log_ratio", "log ratio ↑", 2)],
+}
 
 # Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -532,358 +1034,685 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 def row_name(names):
     """What the runs of a row share: albar-s0, albar-s1 -> albar. One run keeps its name."""
     shared = os.path.commonprefix(names)
-    return shared if shared in names else re.sub(r"([-_.]+(seed|s)?)?[-_.]*\d*$", "", shared) or names[0]
+    if shared in names:
+        return shared
+    return re.sub(r"([-_.]+(seed|s)?)?[-_.]*\d*$", "", shared) or names[0]
+
+
+def group_seeds(measured):
+    """What `measure` gives of each checkpoint -> lists of the seeds of one configuration"""
+    groups = []
+    for report in measured:
+        for group in groups:
+            seeds = [other["seed"] for other in group]
+            if group[0]["config"] == report["config"] and report["seed"] not in seeds:
+                group.append(report)
+                break
+        else:
+            groups.append([report])
+    return groups
 
 
 def merge(measured):
-    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row."""
-    groups, rows = [], []
-    for m in measured:
-        for group in groups:
-            if group[0]["config"] == m["config"] and m["seed"] not in [other["seed"] for other in group]:
-                group.append(m)
-                break
-        else:
-            groups.append([m])
-    for group in groups:
-        first, several = group[0], len(group) > 1
-        values = {k: np.array([m["figures"][k] for m in group]) for k in first["figures"]}
-        spread = {k: float(v.std(ddof=1)) for k, v in values.items()} if several else first["bootstrap"]
-        name = row_name([m["name"] for m in group])
-        rows.append(dict(
-            name=f"{name} ({first['checkpoint']})" if name in [r["name"] for r in rows] else name,
-            method=first["method"], epochs=first["epochs"], protocol=first["protocol"],
-            checkpoints=[m["checkpoint"] for m in group], seeds=[m["seed"] for m in group],
-            videos=[sum(n) for n in zip(*first["videos"].values(), strict=True)],  # used, listed
-            mean={k: float(v.mean()) for k, v in values.items()}, plus_minus=spread,
-            each={k: v.tolist() for k, v in values.items()},                                # of each seed
-            **{k: first.get(k) for k in ("probe", "masked", "classes", "fair")},
-            plus_minus_is=("standard deviation over seeds, n - 1" if several else
-                           "standard error by bootstrap over videos")))
+    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row.
+
+    A row is what evaluate.json holds of a column of the table."""
+    rows = []
+    for group in group_seeds(measured):
+        first = group[0]
+        values = {}
+        for key in first["figures"]:
+            values[key] = np.array([report["figures"][key] for report in group])
+        plus_minus = first["bootstrap"]
+        plus_minus_is = "standard error by bootstrap over videos"
+        if len(group) > 1:
+            plus_minus = {key: float(each.std(ddof=1)) for key, each in values.items()}
+            plus_minus_is = "standard deviation over seeds, n - 1"
+        name = row_name([report["name"] for report in group])
+        same_name = sum(row["name"].split(" (")[0] == name for row in rows)
+        if same_name:
+            name = f"{name} ({same_name + 1})"
+        row = dict(
+            name=name,
+            method=first["method"],
+            epochs=first["epochs"],
+            protocol=first["protocol"],
+            checkpoints=[report["checkpoint"] for report in group],
+            seeds=[report["seed"] for report in group],
+            videos=np.sum(list(first["videos"].values()), 0).tolist(),  # used, listed
+            mean={key: float(each.mean()) for key, each in values.items()},
+            plus_minus=plus_minus,
+            each={key: each.tolist() for key, each in values.items()},  # of each seed
+            plus_minus_is=plus_minus_is,
+        )
+        for key in ("probe", "masked", "classes", "fair"):
+            row[key] = first.get(key)
+        rows.append(row)
     return rows
 
 
-def cell(row, key, backgrounds):
-    """One figure with its +-; for SCUBA and SCUFO also each background's."""
-    if key not in row["mean"]:
+def figure(row, metric):
+    """The cell of one figure with its +-"""
+    if metric.key not in row["mean"]:
         return "-"
-    digits = DIGITS.get(key, 1)
-    text = f"{row['mean'][key]:.{digits}f}"
-    text += f" ±{row['plus_minus'][key]:.{digits}f}" if key in row["plus_minus"] else ""
-    if key in ("scuba", "scufo"):
-        text += f" ({' / '.join(format(row['mean'][f'{key}-{b}'], '.1f') for b in backgrounds)})"
+    text = f"{row['mean'][metric.key]:.{metric.digits}f}"
+    if metric.key in row["plus_minus"]:
+        text += f" ±{row['plus_minus'][metric.key]:.{metric.digits}f}"
     return text
 
 
-def layout(table):
-    """Rows of cells, the first the head -> lines of a Markdown table"""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table = [table[0], ["-" * width for width in widths], *table[1:]]
-    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table]
-
-
 def paired_difference(a, b):
-    """(S,) figures of two configurations at the same S >= 2 seeds -> mean of a - b, half its 95 % t interval"""
+    """(S,) figures of two configurations at the same S >= 2 seeds -> mean of a - b, half its 95 % t
+    interval"""
     d = np.asarray(a) - np.asarray(b)
-    t = T95[len(d) - 2] if len(d) - 2 < len(T95) else 1.96 + 2.5 / (len(d) - 1)             # to 0.01
+    freedom = len(d) - 1
+    if freedom <= len(T95):
+        t = T95[freedom - 1]
+    else:
+        t = 1.96 + 2.5 / freedom  # to 0.01
     return float(d.mean()), float(t * d.std(ddof=1) / len(d) ** 0.5)
 
 
-def difference(row, first, key):
-    """The cell of one figure: row minus first by the seeds that both have, "-" where there are none"""
+def difference(row, metric, first):
+    """The cell of one figure: row minus first by the seeds that both have, "-" where these are
+    fewer than two"""
     seeds = [seed for seed in first["seeds"] if seed in row["seeds"]]
-    if len(seeds) < 2 or key not in row["each"] or key not in first["each"]:
+    if len(seeds) < 2 or metric.key not in row["each"] or metric.key not in first["each"]:
         return "-"
-    mean, half = paired_difference(*([r["each"][key][r["seeds"].index(s)] for s in seeds] for r in (row, first)))
-    digits = DIGITS.get(key, 1)
-    return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+    figures = [row["each"][metric.key][row["seeds"].index(seed)] for seed in seeds]
+    of_first = [first["each"][metric.key][first["seeds"].index(seed)] for seed in seeds]
+    mean, half = paired_difference(figures, of_first)
+    low = f"{mean - half:+.{metric.digits}f}"
+    high = f"{mean + half:+.{metric.digits}f}"
+    return f"{mean:+.{metric.digits}f} [{low}, {high}]"
+
+
+def with_backgrounds(metrics, rows):
+    """The metrics, and below SCUBA and SCUFO one for each background that a row has"""
+    listed = []
+    for metric in metrics:
+        listed.append(metric)
+        if metric.key in ("scuba", "scufo"):
+            for background in backgrounds(rows):
+                listed.append(Metric(f"{metric.key}-{background}", f"- {background}"))
+    return listed
+
+
+def backgrounds(rows):
+    names = []
+    for row in rows:
+        for key in row["mean"]:
+            name = key.removeprefix("scuba-")
+            if key.startswith("scuba-") and name not in names:
+                names.append(name)
+    return names
+
+
+def table_by_groups(corner, rows, cell):
+    """Lines of a Markdown table, a line a metric and a column a row; [] where no row has any.
+
+    cell(row, metric) -> text, "-" where a row has no such figure."""
+    table = [[corner, *(row["name"] for row in rows)]]
+    for group, metrics in GROUPS.items():
+        lines = []
+        for metric in with_backgrounds(metrics, rows):
+            cells = [cell(row, metric) for row in rows]
+            if any(text != "-" for text in cells):
+                lines.append([metric.label, *cells])
+        if lines:
+            table += [[f"**{group}**", *([""] * len(rows))], *lines]
+    if len(table) == 1:
+        return []
+    return layout(table)
+
+
+def layout(table):
+    """Lines of cells, the first the head -> lines of a Markdown table"""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rule = ["-" * width for width in widths]
+    lines = []
+    for cells in [table[0], rule, *table[1:]]:
+        lines.append("| " + " | ".join(map(str.ljust, cells, widths)) + " |")
+    return lines
+
+
+def note(text):
+    """Text -> an item of a Markdown list, 100 columns wide"""
+    # A line that began with the minus of "n - 1" would be an item of its own.
+    text = text.replace(" - ", "\N{NO-BREAK SPACE}- ")
+    lines = textwrap.wrap(
+        f"- {text}", 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def notes(rows):
+    """What is said below the table: what each row is, and what some of its figures are."""
+    lines = []
+    for row in rows:
+        epoch, epochs = row["epochs"]
+        used, listed = row["videos"]
+        seeds = ", ".join(map(str, row["seeds"]))
+        lines.append(
+            f"{row['name']}: {', '.join(row['checkpoints'])}; {row['method']}.py, epoch {epoch} of "
+            f"{epochs}; {row['protocol']}; {used} of {listed} videos used; {len(row['seeds'])} "
+            f"seed(s): {seeds}; ±: {row['plus_minus_is']}."
+        )
+    if backgrounds(rows):
+        lines.append(
+            f"SCUBA, SCUFO, contrasted: means over the backgrounds {', '.join(backgrounds(rows))}."
+        )
+    for row in rows:
+        if row["masked"]:
+            used, listed = row["masked"]
+            num_classes = row["classes"]
+            lines.append(
+                f"masked: {used} of {listed} test clips, those with a human box in half of their "
+                f"frames or more; 1/K {100 / num_classes:.1f}, ln K {math.log(num_classes):.2f}."
+            )
+    for row in rows:
+        if row["probe"]:
+            lines.append(
+                "scene probe, {lists[0]} to {lists[1]} ({videos[0]} to {videos[1]} videos, "
+                "{scenes} scenes): chance {chance:.1f}; the most frequent scene "
+                "{most_frequent:.1f}; from the true action alone {from_action:.1f}, the least of "
+                "a network that keeps the action.".format(**row["probe"])
+            )
+    for row in rows:
+        if row["fair"]:
+            known, listed = row["fair"]
+            lines.append(
+                f"scenes S of {known} of {listed} test videos; I: mutual information over the mean "
+                "of both entropies; floor: its mean over 200 deals of the scenes at random."
+            )
+    # What several rows share is said once.
+    return [note(line) for line in dict.fromkeys(lines)]
 
 
 def markdown(rows):
-    """The Markdown table, a line for each row, under it a line that says what each is, then paired differences."""
-    present = {k: None for row in rows for k in row["mean"]}
-    backgrounds = [k.removeprefix("scuba-") for k in present if k.startswith("scuba-")]
-    lines, tables = [], [{k: head for k, head in heads.items() if k in present} for heads in (HEADS, FAIR)]
-    for heads in tables if tables[1] else tables[:1]:
-        table = [[row["name"], *(cell(row, k, backgrounds) for k in heads)] for row in rows]
-        lines += [*layout([["run", *heads.values()], *table]), ""]
-    lines += [f"SCUBA and SCUFO: mean ({' / '.join(backgrounds)})."] * bool(backgrounds)
-    for row in rows:
-        (epoch, epochs), (used, listed) = row["epochs"], row["videos"]
-        lines.append(f"- {row['name']}: {row['method']}.py, epoch {epoch} of {epochs}; {row['protocol']}; "
-                     f"{used} of {listed} videos used; {len(row['seeds'])} seed(s): "
-                     f"{', '.join(map(str, row['seeds']))}; ±: {row['plus_minus_is']}.")
-    masked = dict.fromkeys((*row["masked"], row["classes"]) for row in rows if row["masked"])
-    lines += [f"- masked: {used} of {listed} test clips, those with a human box in half of their frames or more; 1/K "
-              f"{100 / k:.1f}, ln K {math.log(k):.2f}." for used, listed, k in masked]
-    for about in {json.dumps(row["probe"]): row["probe"] for row in rows if row["probe"]}.values():
-        lines.append("- scene probe, {} to {} ({} to {} videos, {scenes} scenes): chance {chance:.1f}; the most "
-                     "frequent scene {most_frequent:.1f}; from the true action alone {from_action:.1f}, the least of a "
-                     "network that keeps the action.".format(*about["lists"], *about["videos"], **about))
-    fair = dict.fromkeys(tuple(row["fair"]) for row in rows if row["fair"])
-    lines += [f"- scenes S of {known} of {listed} test videos; I: mutual information over the mean of both entropies; "
-              "floor: its mean over 200 deals of the scenes at random." for known, listed in fair]
-    for heads in tables if tables[1] else tables[:1]:
-        against = [[row["name"], *(difference(row, rows[0], k) for k in heads)] for row in rows[1:]]
-        if any(set(line[1:]) != {"-"} for line in against):
-            lines += ["", *layout([[f"minus {rows[0]['name']}", *heads.values()], *against])]
-    if lines[-1].startswith("|"):
-        lines += ["", "Differences are paired by seed: the mean and its 95 % t interval."]
+    """The Markdown table, a column for each row; what each is; paired differences."""
+    lines = [*table_by_groups("", rows, figure), "", *notes(rows)]
+    differences = table_by_groups("", rows[1:], partial(difference, first=rows[0]))
+    if differences:
+        heading = f"Minus {rows[0]['name']}, paired by seed: the mean and its 95 % t interval."
+        lines += ["", heading, "", *differences]
     return "\n".join(lines)
+
+
+def output_stem(path, args):
+    """Where the figures of a checkpoint go, without .json or .npz.
+
+    runs/albar/evaluate; of another file than last.pt runs/albar/evaluate-best. In --out, where
+    there are several, OUT/evaluate-albar and OUT/evaluate-albar-best."""
+    folder = path.parent
+    words = ["evaluate"]
+    if args.out:
+        folder = Path(args.out)
+        if len(args.runs) > 1:
+            words.append(path.absolute().parent.name)
+    if path.stem != "last":
+        words.append(path.stem)
+    return folder / "-".join(words)
 
 
 def evaluate(args):
     """Measure every checkpoint, print the table, write the JSON files. -> the rows"""
     if not args.runs:
         raise UserError("no run to evaluate: python evaluate.py runs/albar")
-    runs = {}
-    for path in args.runs:                # all that is wrong with the input is said before a video is read
+    # All that is wrong with the input is said before a video is read.
+    paths = {}
+    stems = {}
+    for path in args.runs:
         run = load_run(path)
-        find_labels(run, args, find_splits(run, args)["test"])
-        runs[run.path.resolve()] = path   # a checkpoint named twice is one
-    measured = [measure(load_run(path), args) for path in runs.values()]
+        read_data(run, args)
+        file = run.path.resolve()  # a checkpoint named twice is one
+        stem = output_stem(run.path, args)
+        if stems.setdefault(stem, file) != file:
+            raise UserError(
+                f"--out {args.out}: {stems[stem]} and {file} would both be {stem.name}: "
+                "evaluate them one by one, or without --out"
+            )
+        paths[file] = path
+    measured = []
+    for path in paths.values():
+        run = load_run(path)
+        measured.append(measure(run, args, output_stem(run.path, args)))
     rows = merge(measured)
-    for m in measured:
-        row = next(row for row in rows if m["checkpoint"] in row["checkpoints"])
-        report = dict(row=row, checkpoint=m, table=rows, args=asdict(args))
-        text = json.dumps(report, indent=1, allow_nan=False)
-        beside(Path(m["checkpoint"]), ".json").write_text(text + "\n")
+    for report in measured:
+        row = next(row for row in rows if report["checkpoint"] in row["checkpoints"])
+        content = dict(row=row, checkpoint=report, table=rows, args=asdict(args))
+        stem = output_stem(Path(report["checkpoint"]), args)
+        write_json(f"{stem}.json", content)
     print(markdown(rows))
     return rows
 
 
-# ---- `bias`: scene representation bias of a data set, SDN Eq. (1) ------------------------------------------
+def write_json(file, content):
+    Path(file).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
+
+# ---- `bias`: scene representation bias of a data set, SDN Eq. (1) --------------------------------
 @dataclass
 class BiasArgs:
-    scenes: tuple = arg((), ".npz of `sdn.py scenes`; none: the embedded benchmark's")
-    train: str = arg("", "training list; none: the embedded benchmark")
+    scenes: tuple = arg((), "folders of `sdn.py scenes`, best with its --features")
+    train: str = arg("", "training list")
     test: str = arg("", "test list; none: a seeded half of each action in --train")
     split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
-    data: str = arg("data", "folder of the embedded benchmark")
-    data_seed: int = arg(0, "seed of the embedded benchmark", low=0)
     seed: int = arg(0, "seed of the halves and of the bootstrap", low=0)
 
 
+BIAS_TOY = dict(
+    scenes=("data/toy0/scenes",), train="data/toy0/train.txt", test="data/toy0/test.txt"
+)
+
+
 def scene_representation_bias(accuracy, chance):
-    """Eq. (1)  B_scene = ln(M(D, phi_scene) / M_rand)     accuracies in [0, 1], any shape; 0: no bias, large: much"""
+    """Eq. (1)  B_scene = ln(M(D, phi_scene) / M_rand)
+
+    accuracies in [0, 1], any shape; 0: no bias, large: much"""
     return np.log(accuracy / chance)
 
 
 def linear_classifier(x, y, k, c=1.0):
-    """Multinomial logistic regression, x (n, D), y (n,) labels below k -> W (k, D), b (k,): the least sum of
-    cross-entropies + |W|^2 / 2c, by LBFGS until the gradient vanishes."""
-    w, b = (torch.zeros(shape, dtype=x.dtype, requires_grad=True) for shape in ((k, x.shape[1]), k))
-    lbfgs = torch.optim.LBFGS([w, b], max_iter=5000, tolerance_grad=1e-8, tolerance_change=0, history_size=20,
-                              line_search_fn="strong_wolfe")
+    """Multinomial logistic regression, x (n, D), y (n,) labels below k -> W (k, D), b (k,): the
+    least sum of cross-entropies + |W|^2 / 2c, by LBFGS until the gradient vanishes."""
+    w = torch.zeros((k, x.shape[1]), dtype=x.dtype, requires_grad=True)
+    b = torch.zeros(k, dtype=x.dtype, requires_grad=True)
+    lbfgs = torch.optim.LBFGS(
+        [w, b],
+        max_iter=5000,
+        tolerance_grad=1e-8,
+        tolerance_change=0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss():
         lbfgs.zero_grad()
         value = F.cross_entropy(x @ w.T + b, y) + w.square().sum() / (2 * c * len(x))
         value.backward()
         return value
+
     lbfgs.step(loss)
     return w.detach(), b.detach()
 
 
-def scene_features(files, videos):
-    """phi_scene: the files' `features` where each holds some, else log-probabilities. -> (n, D) float64 of the
-    videos that are in the files, these videos, which of the two"""
-    for kind in ("features", "probabilities"):
-        with suppress(UserError if kind == "features" else ()):
-            parts = [common.load_arrays(file, "paths", kind) for file in files]
-            break
-    found = {path: row for part in parts for path, row in zip(part["paths"].tolist(), part[kind], strict=True)}
-    videos = common.subset(videos, [i for i, path in enumerate(videos.paths) if path in found])
-    if len({found[path].shape for path in videos.paths}) != 1:
-        raise UserError(f"{', '.join(map(str, files))}: none of the list's videos, or {kind} of two networks")
-    x = torch.from_numpy(np.stack([found[path] for path in videos.paths])).double()
-    return x if kind == "features" else x.clamp_min(6e-8).log(), videos, kind                # float16's least number
+def scene_features(folders, videos):
+    """phi_scene: the folders' features where each holds some, else log-probabilities.
+
+    -> (n, D) float64 of the videos that are in the folders, these videos, which of the two"""
+    parts = [common.open_labels(folder) for folder in folders]
+    kind = "features"
+    if any(part.features is None for part in parts):
+        kind = "probabilities"
+    wanted = set(videos.paths)
+    rows = {}
+    for part in parts:
+        values = part.features if kind == "features" else part.labels
+        for place, path in enumerate(part.paths):
+            if path in wanted and not np.isnan(part.labels[place]).any():
+                rows[path] = values[place]
+    videos = common.subset(videos, [i for i, path in enumerate(videos.paths) if path in rows])
+    if len({rows[path].shape for path in videos.paths}) != 1:
+        names = ", ".join(map(str, folders))
+        raise UserError(f"{names}: none of the list's videos, or {kind} of two networks")
+    x = torch.from_numpy(np.stack([rows[path] for path in videos.paths])).double()
+    if kind == "probabilities":
+        x = x.clamp_min(6e-8).log()  # float16's least number
+    return x, videos, kind
+
+
+def read_bias_lists(args):
+    """-> the VideoList to learn from, the VideoList to be tested on"""
+    train = common.read_list(args.train, part="train", split=args.split)
+    if args.test:
+        test = common.read_list(args.test, part="test", split=args.split, classes=train.classes)
+        shared = set(train.paths) & set(test.paths)
+        if shared:
+            raise UserError(
+                f"--test: {len(shared)} of its videos are in --train too, first {min(shared)}"
+            )
+        return train, test
+    # Every second video of each action, in a random order.
+    order = np.random.default_rng([args.seed, len(train)]).permutation(len(train))
+    order = order[np.argsort(np.array(train.labels)[order], kind="stable")]
+    return common.subset(train, order[::2]), common.subset(train, order[1::2])
 
 
 def bias(args):
-    """B_scene (SDN Eq. 1) of a data set: ln(accuracy / chance) of a linear classifier that names its actions from
-    frozen features of the scenes alone (`sdn.py scenes --features`), or from their log-probabilities. 0: no bias."""
-    jobs, files = [(args.train, args.test)], args.scenes
-    if args.test and not args.train:
-        raise UserError("--test without --train: name the list that the classifier learns from")
+    """B_scene (SDN Eq. 1) of a data set: ln(accuracy / chance) of a linear classifier that names
+    its actions from frozen features of the scenes alone (`sdn.py scenes --features`), or from their
+    log-probabilities. 0: no bias."""
     if not args.train:
-        world = common.toy(args.data_seed, args.data)
-        jobs, files = [(world / "train.txt", world / "test.txt")], files or (world / "scenes.npz",)
-        jobs += [(world / f"{name}.txt", "") for name in ("pretrain", "novel")]
-    if not files:
-        raise UserError("--train without --scenes: make scenes.npz with sdn.py scenes")
-    table = [["data set", "phi_scene", "videos", "accuracy", "1/K", "most frequent", "B_scene"]]
-    for train, test in jobs:
-        videos = common.read_list(train, part="train", split=args.split)
-        if test:
-            others = common.read_list(test, part="test", split=args.split, classes=videos.classes)
-            if both := {*videos.paths} & {*others.paths}:
-                raise UserError(f"--test: {len(both)} of its videos are in --train too, first {min(both)}")
-        else:                                                  # every second video of each action, in a random order
-            order = np.random.default_rng([args.seed, len(videos)]).permutation(len(videos))
-            order = order[np.argsort(np.array(videos.labels)[order], kind="stable")]
-            videos, others = common.subset(videos, order[::2]), common.subset(videos, order[1::2])
-        (x, videos, kind), (x_test, others, _) = (scene_features(files, some) for some in (videos, others))
-        x, x_test = standardise(x, x_test)
-        w, b = linear_classifier(x, torch.tensor(videos.labels), k := len(videos.classes))
-        hits, n = (x_test @ w.T + b).argmax(1).numpy() == others.labels, len(others)
-        most = np.bincount(others.labels).max() / n
-        b_scene, drawn = (scene_representation_bias(np.maximum(accuracy, 0.5 / n), most)
-                          for accuracy in (hits.mean(), bootstrap(hits, video_names(others.paths), args.seed)))
-        table.append([f"{train} to {test or 'its other half'}", f"{'log-' * (kind != 'features')}{kind} ({x.shape[1]})",
-                      f"{len(videos)} to {n}", *(f"{100 * share:.1f}" for share in (hits.mean(), 1 / k, most)),
-                      f"{b_scene:.2f} ±{drawn.std(ddof=1):.2f}"])
-    print(*layout(table), "", "B_scene = ln(accuracy / most frequent), 1/K on a balanced test list; ±: standard "
-          "error by bootstrap over test videos.", sep="\n")
-    return table
+        raise UserError("name the list that the classifier learns from: --train LIST")
+    if not args.scenes:
+        raise UserError("--train without --scenes: label the scenes with sdn.py scenes")
+    train, test = read_bias_lists(args)
+    x, train, kind = scene_features(args.scenes, train)
+    x_test, test, _ = scene_features(args.scenes, test)
+    x, x_test = standardise(x, x_test)
+    num_classes = len(train.classes)
+    w, b = linear_classifier(x, torch.tensor(train.labels), num_classes)
+    hits = (x_test @ w.T + b).argmax(1).numpy() == test.labels
+    n = len(test)
+    most_frequent = np.bincount(test.labels).max() / n
+    resampled = bootstrap(hits, video_names(test.paths), args.seed)
+    # ln 0 is no number.
+    b_scene = scene_representation_bias(np.maximum(hits.mean(), 0.5 / n), most_frequent)
+    errors = scene_representation_bias(np.maximum(resampled, 0.5 / n), most_frequent)
+    phi = f"{kind} ({x.shape[1]})"
+    if kind == "probabilities":
+        phi = f"log-{phi}"
+    figures = dict(
+        phi_scene=phi,
+        videos=[len(train), n],
+        accuracy=100 * float(hits.mean()),
+        chance=100 / num_classes,
+        most_frequent=100 * float(most_frequent),
+        b_scene=float(b_scene),
+        plus_minus=float(errors.std(ddof=1)),
+    )
+    print_bias(figures, f"{args.train} to {args.test or 'its other half'}")
+    return figures
 
 
-# ---- `cam`: class activation maps, SDN Sec. 4.7 -------------------------------------------------------------
+def print_bias(figures, lists):
+    table = [
+        ["", lists],
+        ["phi_scene", figures["phi_scene"]],
+        ["videos", "{} to {}".format(*figures["videos"])],
+        ["accuracy", f"{figures['accuracy']:.1f}"],
+        ["1/K", f"{figures['chance']:.1f}"],
+        ["most frequent", f"{figures['most_frequent']:.1f}"],
+        ["B_scene", f"{figures['b_scene']:.2f} ±{figures['plus_minus']:.2f}"],
+    ]
+    print(*layout(table), "", sep="\n")
+    print("B_scene = ln(accuracy / most frequent), which is 1/K on a balanced test list;")
+    print("±: standard error by bootstrap over test videos.")
 
-CamArgs = make_dataclass("CamArgs", [
-    *((f.name, f.type, f) for f in fields(Args)
-      if f.name in ("runs", "test", "root", "split", "humans", "seed", "batch_size", "workers")),
-    ("map", str, arg("cam", "class activation maps, or SAAR's masks: SMAD Fig. 7", choices=("cam", "actionness"))),
-    ("videos", int, arg(8, "videos to draw, from the beginning of the list", low=1)),
-    ("out", str, arg("cam", "folder of the pictures and of cam.json"))])
+
+# ---- `cam`: class activation maps, SDN Sec. 4.7 --------------------------------------------------
+@dataclass
+class CamArgs:
+    runs: tuple = arg(
+        (), "runs to look into: folders (their last.pt) or checkpoint files", positional=True
+    )
+    map: str = arg(
+        "cam", "class activation maps, or SAAR's masks: SMAD Fig. 7", choices=("cam", "actionness")
+    )
+    test: str = arg("", "list of the videos; none: that of the run's benchmark.json")
+    humans: tuple = arg((), "boxes, files of `sdn.py humans`: what share of a map is inside?")
+    root: str = arg("", "folder of the list's videos; default: the list's own folder")
+    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
+    videos: int = arg(8, "videos to draw, from the beginning of the list", low=1)
+    seed: int = arg(0, "seed of the bootstrap", low=0)
+    out: str = arg("cam", "folder of the pictures and of cam.json")
+    batch_size: int = arg(32, "clips in a forward pass", low=1)
+    workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
 
 
 def last_maps(run, clip):
-    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, D, t, h, w) the last convolutional map. UserError where
-    the logits are not the head of its mean (VGG, MViT): no class activation map is defined there."""
-    found, head, tsn = [], run.model.head, getattr(run.model, "tsn", False)
-    d, shape = head.weight.shape[1], (len(clip), clip.shape[2])
+    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, D, t, h, w) the last map of features.
 
-    def keep(module, inputs, out):                             # D channels, first or (Swin) last, of several positions
-        if tsn and torch.is_tensor(out) and out.ndim > 3:                                           # of each frame
-            out = out.reshape(*shape, out.shape[1], *out.shape[-2:]).transpose(1, 2)
-        if torch.is_tensor(out) and out.ndim == 5 and d in (out.shape[1], out.shape[4]) and out[0].numel() > d:
-            found[:] = [maps for maps in (out, out.movedim(4, 1)) if maps.shape[1] == d]
+    UserError where the logits are not the head of its mean (VGG, MViT): no class activation map is
+    defined there."""
+    head = run.model.head
+    channels = head.weight.shape[1]
+    frame_by_frame = getattr(run.model, "tsn", False)
+    candidates = []
+
+    def keep(module, inputs, output):
+        """Keep a map of D channels, first or (Swin) last, and several positions."""
+        if not torch.is_tensor(output):
+            return
+        if frame_by_frame and output.ndim > 3:
+            shape = (len(clip), clip.shape[2], output.shape[1], *output.shape[-2:])
+            output = output.reshape(shape).transpose(1, 2)
+        if output.ndim != 5 or output[0].numel() <= channels:
+            return
+        maps = [m for m in (output, output.movedim(4, 1)) if m.shape[1] == channels]
+        if maps:
+            candidates[:] = maps
+
     with nn.modules.module.register_module_forward_hook(keep):
         logits = run.model(clip)
-    for maps in found:
-        z = F.linear(maps.mean((2, 3, 4)), head.weight.flatten(1), head.bias)
-        if torch.allclose(z, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+    tolerance = 1e-3 * float(logits.abs().max())
+    for maps in candidates:
+        again = F.linear(maps.mean((2, 3, 4)), head.weight.flatten(1), head.bias)
+        if torch.allclose(again, logits, rtol=1e-3, atol=tolerance):
             return logits, maps
-    raise UserError(f"{run.path}: no class activation map: its logits are not the head of a last map's mean")
+    raise UserError(
+        f"{run.path}: no class activation map: its logits are not the head of a last map's mean"
+    )
 
 
 def class_activation_map(maps, weight, chosen, size):
-    """M_c(t, h, w) = sum_k W[c, k] f_k(t, h, w), enlarged to size (T, H, W), trilinear     maps f (N, D, t, h, w),
-    weight W (K, D), classes chosen (N,) -> (N, T, H, W)"""
+    """M_c(t, h, w) = sum_k W[c, k] f_k(t, h, w), enlarged to size (T, H, W), trilinear
+
+    maps f (N, D, t, h, w), weight W (K, D), classes chosen (N,) -> (N, T, H, W)"""
     cam = torch.einsum("ndthw,nd->nthw", maps, weight.flatten(1)[chosen])
-    return F.interpolate(cam[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+    return enlarge(cam, size)
 
 
-def saar_mask(model, clip):
-    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, h, w) mask of the model's SAAR, of mean 1 in a frame"""
-    kept = []
-    hook = model.saar.register_forward_hook(lambda module, inputs, out: kept.append(out[1]))
-    try:
-        z = model(clip)
-    finally:
-        hook.remove()
-    return z, kept[0].squeeze(1).unflatten(0, (len(clip), -1))
+def enlarge(maps, size):
+    """(N, t, h, w) -> (N, T, H, W) of size (T, H, W), trilinear"""
+    return F.interpolate(maps[:, None], size, mode="trilinear", align_corners=False)[:, 0]
 
 
 def actionness(run, clip):
-    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, H, W) SAAR's mask (SMAD Sec. 5.1), enlarged"""
+    """clip (N, 3, T, H, W), normalised -> (N, K) logits, (N, T, H, W) SAAR's mask, SMAD Sec. 5.1"""
     if getattr(run.model, "saar", None) is None:
-        raise UserError(f"{run.path}: it has no actionness masks: name a run of smad.py, or omnidebias.py --smad")
-    z, mask = saar_mask(run.model, clip)
-    return z, F.interpolate(mask[:, None], clip.shape[2:], mode="trilinear", align_corners=False)[:, 0]
+        raise UserError(
+            f"{run.path}: it has no actionness masks: name a run of smad.py or omnidebias.py --smad"
+        )
+    output = run.model(clip, full=True)
+    mask = output.mask.squeeze(1).unflatten(0, (len(clip), -1))  # (N, t, h, w)
+    return output.logits, enlarge(mask, clip.shape[2:])
 
 
 def share_inside(cam, inside):
-    """Maps (N, T, H, W), and 1 inside the human boxes, 0 outside -> (N,) share of the positive mass inside, (N,) of the
-    area. Only frames that have a box count; NaN where none has, or where nothing there is positive."""
-    seen = (inside.amax((2, 3)) > 0)[..., None, None].expand_as(cam)
-    return [(some * inside).sum((1, 2, 3)) / some.sum((1, 2, 3)) for some in (cam.clamp_min(0) * seen, seen)]
+    """Maps (N, T, H, W), and 1 inside the human boxes, 0 outside -> (N,) share of the positive mass
+    inside, (N,) of the area.
+
+    Only frames that have a box count; NaN where none has, or where nothing there is positive."""
+    has_box = (inside.amax((2, 3)) > 0)[..., None, None].expand_as(cam)
+    mass = cam.clamp_min(0) * has_box
+    share = (mass * inside).sum((1, 2, 3)) / mass.sum((1, 2, 3))
+    area = (has_box * inside).sum((1, 2, 3)) / has_box.sum((1, 2, 3))
+    return share, area
 
 
-def with_boxes(frames, path, at, boxes):
+def with_boxes(frames, path, indices, boxes):
     """For Videos(change): the frames, then white boxes on black for the transform to crop alike."""
     white = torch.zeros_like(frames)
-    for image, some in zip(white, boxes(path, at.ravel()), strict=True):
-        for x0, y0, x1, y1 in some:
-            image[max(0, math.floor(y0)):max(0, math.ceil(y1)), max(0, math.floor(x0)):max(0, math.ceil(x1))] = 255
-    return torch.cat([frames, white]), np.stack([at, at]), {}
+    for image, of_frame in zip(white, boxes(path, indices.ravel()), strict=True):
+        for x0, y0, x1, y1 in of_frame:
+            rows = slice(max(0, math.floor(y0)), max(0, math.ceil(y1)))
+            image[rows, max(0, math.floor(x0)) : max(0, math.ceil(x1))] = 255
+    return torch.cat([frames, white]), np.stack([indices, indices]), {}
+
+
+def tint(clip, cam):
+    """clip (T, S, S, 3) in [0, 255] under a map (T, S, S), blue (0 or less) to red (the most)"""
+    heat = cam[..., None].clamp_min(0) / cam.max().clamp_min(1e-12)
+    peaks = heat.new_tensor([2.5, 1.5, 0.5])  # of red, green and blue, along 3 heat
+    colour = (1.5 - (3 * heat - peaks).abs()).clamp(0, 1)
+    return clip / 2 + 127.5 * colour
 
 
 def draw(file, clip, cams):
-    """FILE.png: a row of the clip's frames, (3, T, S, S) uint8, and one of them under each map, (T, S, S), blue to red.
-    FILE.mp4: the same frame of all rows, side by side, in time."""
-    rows, k = [clip.permute(1, 2, 3, 0).float()], math.ceil(112 / clip.shape[2])
-    for cam in cams:
-        heat = cam[..., None].clamp_min(0) / cam.max().clamp_min(1e-12)
-        rows.append(rows[0] / 2 + 127.5 * (1.5 - (3 * heat - heat.new_tensor([2.5, 1.5, 0.5])).abs()).clamp(0, 1))
-    k += k * clip.shape[2] % 2                                                                     # even, for H.264
-    rows = torch.stack(rows).byte().repeat_interleave(k, 2).repeat_interleave(k, 3).cpu().numpy()  # (R, T, S, S, 3)
+    """FILE.png: a row of the clip's frames, (3, T, S, S) uint8, and one of them under each map,
+    (T, S, S). FILE.mp4: the same frame of all rows, side by side, in time."""
+    clip = clip.permute(1, 2, 3, 0).float()
+    rows = torch.stack([clip, *(tint(clip, cam) for cam in cams)]).byte()  # (R, T, S, S, 3)
+    side = rows.shape[3]
+    zoom = math.ceil(112 / side)
+    if zoom * side % 2:
+        zoom += 1  # H.264 takes even sides
+    rows = rows.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).cpu().numpy()
     strip = np.concatenate([np.concatenate(row, 1) for row in rows])
     av.VideoFrame.from_ndarray(strip, "rgb24").save(f"{file}.png")
-    with av.open(f"{file}.mp4", "w") as out:
-        stream = out.add_stream("libx264", rate=4)
-        stream.width, stream.height, stream.pix_fmt = len(rows) * rows.shape[3], rows.shape[2], "yuv420p"
+    with av.open(f"{file}.mp4", "w") as video:
+        stream = video.add_stream("libx264", rate=4)
+        stream.width = len(rows) * rows.shape[3]
+        stream.height = rows.shape[2]
+        stream.pix_fmt = "yuv420p"
         for frames in rows.swapaxes(0, 1):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate(frames, 1), "rgb24")))
-        out.mux(stream.encode())
+            image = np.concatenate(frames, 1)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        video.mux(stream.encode())
+
+
+@dataclass
+class Maps:
+    """Where a run looks, in each of n videos."""
+
+    predicted: list  # n names of classes
+    unreadable: np.ndarray  # (n,) bool
+    share: np.ndarray  # (n,) of the positive map inside the human boxes, NaN where undefined
+    area: np.ndarray  # (n,) of these boxes
+    drawn: list  # (clip (3, T, S, S) uint8, map (T, S, S)) of the first --videos, or some more
+
+
+def look(run, videos, boxes, options, args):
+    """-> Maps of the class that the run predicts, or with --map actionness of SAAR's mask"""
+    use_device(run.model)
+    change = partial(with_boxes, boxes=boxes or common.Boxes(()))
+    predicted = []
+    unreadable = []
+    shares = []
+    areas = []
+    drawn = []
+    for batch, _ in batches(run, "cam", videos, options, change):
+        clip, white = batch["clip"][:, :, 0].unbind(1)  # (N, 3, T, S, S)
+        with torch.inference_mode():
+            x = common.normalise(clip, run.args["mean"], run.args["std"])
+            if args.map == "actionness":
+                logits, heat = actionness(run, x)
+                chosen = logits.argmax(1)
+            else:
+                logits, maps = last_maps(run, x)
+                chosen = logits.argmax(1)
+                heat = class_activation_map(maps, run.model.head.weight, chosen, clip.shape[2:])
+        share, area = share_inside(heat, white[:, 0] / 255)
+        predicted += [run.classes[c] for c in chosen.tolist()]
+        unreadable.append(batch["bad"] > 0)
+        shares.append(share.cpu())
+        areas.append(area.cpu())
+        if len(drawn) < args.videos:
+            drawn += zip(clip.cpu(), heat.cpu(), strict=True)
+    return Maps(
+        predicted=predicted,
+        unreadable=torch.cat(unreadable).numpy(),
+        share=torch.cat(shares).double().numpy(),
+        area=torch.cat(areas).double().numpy(),
+        drawn=drawn,
+    )
+
+
+def mean_inside(run, videos, maps, args):
+    """The figures of one run: means over the videos with a human box and a positive map there."""
+    counted = np.flatnonzero(~maps.unreadable & np.isfinite(maps.share))
+    if not len(counted):
+        raise UserError(
+            f"{run.path}: no video has a human box, and a map that is positive where there is one"
+        )
+    share = maps.share[counted]
+    resampled = bootstrap(share, [videos.paths[i] for i in counted], args.seed)
+    return dict(
+        name=run.name,
+        checkpoint=str(run.path),
+        seed=run.args["seed"],
+        videos=len(counted),
+        inside=100 * share.mean(),
+        plus_minus=100 * resampled.std(ddof=1),
+        area=100 * maps.area[counted].mean(),
+    )
+
+
+def print_inside(table):
+    """Print what mean_inside gives of each run."""
+    lines = [["", *(column["name"] for column in table)]]
+    inside = [f"{column['inside']:.1f} ±{column['plus_minus']:.1f}" for column in table]
+    lines.append(["map inside human boxes ↑", *inside])
+    lines.append(["area inside", *(f"{column['area']:.1f}" for column in table)])
+    lines.append(["videos", *(str(column["videos"]) for column in table)])
+    print("", *layout(lines), "", sep="\n")
+    print("Percent, means over videos; ±: standard error by bootstrap over them.")
+
+
+def cam_videos(runs, options):
+    """-> the VideoList that all runs look at, its Boxes or None"""
+    same_clips = set()
+    for run in runs:
+        flags = tuple(run.args[name] for name in ("frames", "stride", "size", "resize"))
+        same_clips.add((*flags, run.tsn))
+    if len(same_clips) != 1:
+        raise UserError(
+            "name one run, or several that see the same clips: of equal frames, stride, size and "
+            "resize"
+        )
+    lists = []
+    for run in runs:
+        sources = find_sources(run, options)
+        lists.append(read_test_list(run, sources.tests["test"], options))
+        if lists[-1].sha1 != lists[0].sha1:
+            raise UserError("the runs' benchmarks have several test lists: give one with --test")
+        if len(lists) == 1:
+            boxes = read_boxes(sources, lists[0])
+    return lists[0], boxes
 
 
 def cam(args):
-    """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts; or, with --map, SAAR's
-    actionness masks (SMAD Fig. 7). An image strip and an MP4 for each of the first --videos; over the whole list the
-    share of the positive map that lies in human boxes."""
-    runs, predicted, drawn, table = [load_run(path) for path in args.runs], [], [], []
-    if len({tuple(run.args[k] for k in ("frames", "stride", "size", "resize")) + (run.tsn,) for run in runs}) != 1:
-        raise UserError("name one run, or several that see the same clips: of equal frames, stride, size and resize")
-    options = Args(**{k: v for k, v in asdict(args).items() if k not in ("videos", "out", "map")},
-                   clips=runs[0].args["frames"] if runs and runs[0].tsn else 1)
-    videos, *others = (find_splits(run, options)["test"] for run in runs)
-    if {other.sha1 for other in others} - {videos.sha1}:
-        raise UserError("the runs are of different embedded benchmarks: name the videos with --test")
-    boxes, *_ = find_labels(runs[0], options, videos)
-    videos = videos if boxes else common.subset(videos, range(len(videos))[:args.videos])
-    change = partial(with_boxes, boxes=boxes or common.Boxes(()))
+    """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts;
+    or, with --map, SAAR's actionness masks (SMAD Fig. 7). An image strip and an MP4 for each of the
+    first --videos; over the whole list the share of the positive map that lies in human boxes."""
+    runs = [load_run(path) for path in args.runs]
+    options = Args(
+        test=args.test,
+        humans=args.humans,
+        root=args.root,
+        split=args.split,
+        clips=1,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    if runs and runs[0].tsn:
+        options.clips = runs[0].args["frames"]
+    videos, boxes = cam_videos(runs, options)
+    if boxes is None:
+        videos = common.subset(videos, range(min(args.videos, len(videos))))
+    all_maps = []
+    table = []
     for run in runs:
-        run.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        found, first = [], []
-        for clip, _, batch, _ in batches(run, "cam", videos, options, change):                # (N, 2, 1, 3, T, S, S)
-            clip, inside = clip[:, 0, 0], clip[:, 1, 0, 0] / 255
-            with torch.inference_mode():
-                x = common.normalise(clip, run.args["mean"], run.args["std"])
-                z, maps = actionness(run, x) if args.map == "actionness" else last_maps(run, x)
-                heat = maps if args.map == "actionness" else class_activation_map(
-                    maps, run.model.head.weight, z.argmax(1), clip.shape[2:])
-            found.append(torch.stack([batch["bad"], *(x.cpu() for x in (z.argmax(1), *share_inside(heat, inside)))]))
-            first += zip(clip.cpu(), heat.cpu(), strict=True) if len(first) < args.videos else ()
-        bad, named, share, area = torch.cat(found, 1).double().numpy()
-        predicted.append([run.classes[int(c)] for c in named])
-        drawn.append(first)
-        seen = np.flatnonzero((bad == 0) & np.isfinite(share))
-        if boxes and not len(seen):
-            raise UserError(f"{run.path}: no video has a human box, and a map that is positive where there is one")
-        if boxes:
-            error = bootstrap(share[seen], [videos.paths[i] for i in seen], args.seed).std(ddof=1)
-            table.append(dict(name=run.name, checkpoint=str(run.path), seed=run.args["seed"], videos=len(seen),
-                              inside=100 * share[seen].mean(), plus_minus=100 * error, area=100 * area[seen].mean()))
+        maps = look(run, videos, boxes, options, args)
+        all_maps.append(maps)
+        if boxes is not None:
+            table.append(mean_inside(run, videos, maps, args))
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    named = {path: [videos.classes[videos.labels[i]], *(names[i] for names in predicted)]
-             for i, path in enumerate(videos.paths) if not bad[i]}
-    for i, path in enumerate(videos.paths[:args.videos]):
-        if path in named:
-            draw(Path(args.out) / f"{i:03d}-{Path(path).stem}", drawn[0][i][0], [first[i][1] for first in drawn])
-            print(f"- {path}: {named[path][0]};",
-                  ", ".join(f"{run.name} {name}" for run, name in zip(runs, named[path][1:], strict=True)))
-    if boxes:
-        cells = [[m["name"], f"{m['inside']:.1f} ±{m['plus_minus']:.1f}", f"{m['area']:.1f}", str(m["videos"])]
-                 for m in table]
-        print("", *layout([["run", "map inside human boxes", "area inside", "videos"], *cells]), "",
-              "Percent, means over videos; ±: standard error by bootstrap over them.", sep="\n")
-    text = json.dumps(dict(table=table, videos=named, args=asdict(args)), indent=1, allow_nan=False)
-    (Path(args.out) / "cam.json").write_text(text + "\n")
+    names = {}  # of a video's action, and of what each run takes it for
+    for i, path in enumerate(videos.paths):
+        if not all_maps[0].unreadable[i]:
+            action = videos.classes[videos.labels[i]]
+            names[path] = [action, *(maps.predicted[i] for maps in all_maps)]
+    for i, path in enumerate(videos.paths[: args.videos]):
+        if path in names:
+            clip, _ = all_maps[0].drawn[i]
+            heats = [maps.drawn[i][1] for maps in all_maps]
+            draw(Path(args.out) / f"{i:03d}-{Path(path).stem}", clip, heats)
+            action, *predicted = names[path]
+            answers = [f"{run.name} {name}" for run, name in zip(runs, predicted, strict=True)]
+            print(f"- {path}: {action}; {', '.join(answers)}")
+    if table:
+        print_inside(table)
+    content = dict(table=table, videos=names, args=asdict(args))
+    write_json(Path(args.out) / "cam.json", content)
     return table
 
 
 if __name__ == "__main__":
-    common.cli(Args, evaluate, steps={"bias": (BiasArgs, bias), "cam": (CamArgs, cam)})
+    common.cli(
+        Args,
+        evaluate,
+        steps={"bias": (BiasArgs, bias, {"toy": BIAS_TOY}), "cam": (CamArgs, cam, {})},
+    )

@@ -5,29 +5,36 @@
     python tests/bench.py smad [--batch N] [--amp bf16]
     python tests/bench.py select [--items N] [--scenes N]
 
-loading: training clips per CPU-second (random clip, random resized crop, flip, normalise; one thread) of this project
-and, where they are installed, of torchcodec and decord with torchvision.transforms.v2.
+loading: training clips per CPU-second (random clip, random resized crop, flip, normalise; one
+thread) of this project and, where they are installed, of torchcodec and decord with
+torchvision.transforms.v2.
 
-steps: time and memory of ALBAR's training step with its backward passes over those of the plain step. A forward pass
-is 1 and its backward pass 2: plain 3, ALBAR 9 (moving 3, static 1, its gradient 1, the derivative of both 4). The floor
-of the ratio is thus 3, and 4 for the products of two activations in attention. The optimiser's own step is not in it.
-smad: likewise of SMAD's step with two aspects (365 scenes, 1000 objects), of its two parts, and the share of the
-operations that SAAR adds to a forward pass.
-select: seconds and peak memory of `omnidebias.py select` on many web items, from their labels alone.
-On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the process's.
+steps: time and memory of ALBAR's training step with its backward passes over those of the plain
+step. A forward pass is 1 and its backward pass 2: plain 3, ALBAR 9 (moving 3, static 1, its
+gradient 1, the derivative of both 4). The floor of the ratio is thus 3, and 4 for the products of
+two activations in attention. The optimiser's own step is not in it.
+smad: likewise of SMAD's step with two aspects (365 scenes, 1000 objects), of its two parts, and the
+share of the operations that SAAR adds to a forward pass.
+select: seconds and peak memory of `omnidebias.py select` on many web items, from their labels
+alone.
+On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the
+process's.
 """
 
 import argparse
+import importlib
 import itertools
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter, where it finds no GPU
 
@@ -37,296 +44,451 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 import albar  # noqa: E402
 import common  # noqa: E402
 import smad  # noqa: E402
 
-MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
 
 
+# ---- loading -------------------------------------------------------------------------------------
 def write_video(path, codec, width, height, frames, **options):
     """A texture that moves, with noise: about the bits per pixel of real footage."""
     rng = np.random.default_rng(0)
     texture = torch.from_numpy(rng.random((1, 3, height // 8, width // 8), dtype=np.float32))
-    texture = torch.nn.functional.interpolate(texture, (2 * height, 2 * width), mode="bicubic")[0].clamp(0, 1)
-    texture = (texture.permute(1, 2, 0).numpy() * 230).astype(np.uint8)
+    texture = torch.nn.functional.interpolate(texture, (2 * height, 2 * width), mode="bicubic")[0]
+    texture = (texture.clamp(0, 1).permute(1, 2, 0).numpy() * 230).astype(np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width = width
+        stream.height = height
+        stream.pix_fmt = "yuv420p"
         for t in range(frames):
-            y, x = (2 * t) % height, (3 * t) % width
-            image = texture[y : y + height, x : x + width] + rng.integers(0, 9, (height, width, 3), dtype=np.uint8)
+            y = 2 * t % height
+            x = 3 * t % width
+            noise = rng.integers(0, 9, (height, width, 3), dtype=np.uint8)
+            image = texture[y : y + height, x : x + width] + noise
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         container.mux(stream.encode())
     return Path(path)
 
 
 def full_decode(path):
-    """Every frame by the plainest loop, uint8 (n, H, W, 3): the truth that the readers are compared with."""
+    """Every frame by the plainest loop, uint8 (n, H, W, 3): the truth for the readers."""
     with av.open(str(path), metadata_errors="replace") as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(frames))
 
 
-def readers():
-    """name -> open(path) -> (n, read); read(indices) -> uint8 (T, 3, H, W). One decoding thread each."""
+# A reader is open(path) -> n, read; read(indices) -> uint8 (T, 3, H, W), by one decoding thread.
+def open_ours(path):
+    def read(indices):
+        return common.read_clip(path, indices).permute(0, 3, 1, 2)
 
-    def ours(path):
-        return common.num_frames(path), lambda i: common.read_clip(path, i).permute(0, 3, 1, 2)
-
-    found = {"this project": ours}
-    try:
-        from torchcodec.decoders import VideoDecoder
-
-        def torchcodec(path):
-            decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
-            return len(decoder), lambda i: decoder.get_frames_at(i.tolist()).data
-
-        found["torchcodec"] = torchcodec
-    except (ImportError, RuntimeError, OSError) as error:
-        print("torchcodec is not measured:", str(error).strip().splitlines()[0])
-    try:
-        from decord import VideoReader
-
-        def decord(path):
-            reader = VideoReader(str(path), num_threads=1)
-            return len(reader), lambda i: torch.from_numpy(reader.get_batch(i).asnumpy()).permute(0, 3, 1, 2)
-
-        found["decord"] = decord
-    except (ImportError, OSError) as error:
-        print("decord is not measured:", str(error).strip().splitlines()[0])
-    return found
+    return common.num_frames(path), read
 
 
-def batch(name, clip, size):
-    """Frames, uint8 (T, 3, H, W) -> a batch of one for the network, float (1, 3, T, size, size); collating included."""
+def open_torchcodec(path):
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
+
+    def read(indices):
+        return decoder.get_frames_at(indices.tolist()).data
+
+    return len(decoder), read
+
+
+def open_decord(path):
+    from decord import VideoReader
+
+    reader = VideoReader(str(path), num_threads=1)
+
+    def read(indices):
+        return torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
+
+    return len(reader), read
+
+
+def installed_readers():
+    """-> {name: reader} of this project and of those others that can be imported"""
+    readers = {"this project": open_ours}
+    others = {"torchcodec.decoders": open_torchcodec, "decord": open_decord}
+    for module, reader in others.items():
+        name = module.split(".")[0]
+        try:
+            importlib.import_module(module)
+            readers[name] = reader
+        except (ImportError, RuntimeError, OSError) as error:
+            print(f"{name} is not measured:", str(error).strip().splitlines()[0])
+    return readers
+
+
+def make_batch(name, clip, size):
+    """Frames uint8 (T, 3, H, W) -> a batch of one for the network, float (1, 3, T, size, size);
+    collating included."""
     if name == "this project":
         clip = torch.stack([common.train_transform(size)(clip).transpose(0, 1)])
         return common.normalise(clip, MEAN, STD)
-    crop = v2.RandomResizedCrop(size, antialias=True)
-    chain = [crop, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    return torch.stack([v2.Compose(chain)(clip).transpose(0, 1)])
+    chain = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return torch.stack([chain(clip).transpose(0, 1)])
 
 
-def measure(path, frames, stride, size, rounds, repeat):
-    """One row a reader. The rounds of the readers alternate, so that a slow spell of the machine hits them all."""
-    truth, found = full_decode(path), readers()
-    draws = [common.random_clip(len(truth), frames, stride, np.random.default_rng(i)) for i in range(rounds * repeat)]
-    first, exact, decoding, whole = {}, {}, {}, {}
-    for name, reader in found.items():
-        start = time.process_time()
-        n, read = reader(path)
-        clips = [read(draws[0])]
-        first[name] = 1e3 * (time.process_time() - start)  # with the index, which is built once for a file
-        clips += [read(i) for i in draws[1:10]]
-        same = [torch.equal(clip.permute(0, 2, 3, 1), truth[i]) for clip, i in zip(clips, draws, strict=False)]
-        exact[name] = f"{sum(same)} of {len(same)}" + (f", n = {n}, not {len(truth)}" if n != len(truth) else "")
-    for r in range(rounds):
-        for name, reader in found.items():
-            torch.manual_seed(r)  # the same crops for all
-            spent = [0.0, 0.0]
-            for i in draws[r * repeat : (r + 1) * repeat]:
-                t0 = time.process_time()
-                clip = reader(path)[1](i)
-                t1 = time.process_time()
-                batch(name, clip, size)
-                spent = [spent[0] + t1 - t0, spent[1] + time.process_time() - t0]
-            decoding.setdefault(name, []).append(1e3 * spent[0] / repeat)
-            whole.setdefault(name, []).append(repeat / spent[1])
-    base = statistics.median(whole.get("torchcodec", whole["this project"]))
-    for name in found:
-        rate = statistics.median(whole[name])
-        print(f"| {path.name} | {frames}x{stride} @{size} | {name} | {rate:.1f} | {rate / base:.2f} | "
-              f"{statistics.median(decoding[name]):.1f} | {first[name]:.1f} | {exact[name]} |", flush=True)  # fmt: skip
+class Clip(NamedTuple):
+    """A video, and the clips that are read from it."""
+
+    path: Path
+    frames: int
+    stride: int
+    size: int
+
+
+class First(NamedTuple):
+    milliseconds: float  # of the first reading, with the index, which is built once for a file
+    exact: str
+
+
+def read_first(reader, path, draws, truth):
+    """-> First: time of the first reading, and whether ten readings give the true frames"""
+    start = time.process_time()
+    n, read = reader(path)
+    clips = [read(draws[0])]
+    milliseconds = 1e3 * (time.process_time() - start)
+    clips += [read(indices) for indices in draws[1:10]]
+    right = 0
+    for clip, indices in zip(clips, draws, strict=False):
+        right += torch.equal(clip.permute(0, 2, 3, 1), truth[indices])
+    exact = f"{right} of {len(clips)}"
+    if n != len(truth):
+        exact += f", n = {n}, not {len(truth)}"
+    return First(milliseconds, exact)
+
+
+def measure_readers(clip, rounds, repeat):
+    """Print a row a reader. Their rounds alternate: a slow spell of the machine hits them all."""
+    path, frames, stride, size = clip
+    truth = full_decode(path)
+    draws = []
+    for seed in range(rounds * repeat):
+        rng = np.random.default_rng(seed)
+        draws.append(common.random_clip(len(truth), frames, stride, rng))
+    readers = installed_readers()
+    first = {}
+    for name, reader in readers.items():
+        first[name] = read_first(reader, path, draws, truth)
+    decoding = {name: [] for name in readers}  # milliseconds a clip, of each round
+    rates = {name: [] for name in readers}  # clips per second, of each round
+    for number in range(rounds):
+        for name, reader in readers.items():
+            torch.manual_seed(number)  # the same crops for all
+            decoded = 0.0
+            done = 0.0
+            for indices in draws[number * repeat : (number + 1) * repeat]:
+                start = time.process_time()
+                _, read = reader(path)
+                images = read(indices)
+                decoded += time.process_time() - start
+                make_batch(name, images, size)
+                done += time.process_time() - start
+            decoding[name].append(1e3 * decoded / repeat)
+            rates[name].append(repeat / done)
+    base = median(rates.get("torchcodec", rates["this project"]))
+    for name in readers:
+        rate = median(rates[name])
+        print(
+            f"| {path.name} | {frames}x{stride} @{size} | {name} | {rate:.1f} | {rate / base:.2f} "
+            f"| {median(decoding[name]):.1f} | {first[name].milliseconds:.1f} "
+            f"| {first[name].exact} |",
+            flush=True,
+        )
 
 
 def loading(args):
     torch.set_num_threads(1)
-    print("| clip | frames | reader | clips / CPU-s | ratio to torchcodec | reading, ms | first reading, ms | exact |")
+    print(
+        "| clip | frames | reader | clips / CPU-s | ratio to torchcodec | reading, ms "
+        "| first reading, ms | exact |"
+    )
     print("|---|---|---|---|---|---|---|---|")
+    clips = [Clip(Path(path), args.frames, args.stride, args.size) for path in args.clip]
     with tempfile.TemporaryDirectory() as folder:
-        clips = [(Path(path), args.frames, args.stride, args.size) for path in args.clip] or [
-            (write_video(f"{folder}/h264.mp4", "libx264", 340, 256, 300), 32, 2, 224),
-            (write_video(f"{folder}/mpeg4.avi", "mpeg4", 320, 240, 180, b="900k", bf="2"), 32, 2, 224),
-            (write_video(f"{folder}/embedded.mp4", "libx264", 64, 64, 32), 16, 2, 56),
-        ]
+        if not clips:
+            h264 = write_video(f"{folder}/h264.mp4", "libx264", 340, 256, 300)
+            mpeg4 = write_video(f"{folder}/mpeg4.avi", "mpeg4", 320, 240, 180, b="900k", bf="2")
+            embedded = write_video(f"{folder}/embedded.mp4", "libx264", 64, 64, 32)
+            clips = [Clip(h264, 32, 2, 224), Clip(mpeg4, 32, 2, 224), Clip(embedded, 16, 2, 56)]
         for clip in clips:
-            measure(*clip, args.rounds, args.repeat)
+            measure_readers(clip, args.rounds, args.repeat)
 
 
-SHAPES = {"swin3d_t": (8, 112), "r3d_18": (16, 112)}  # frames and side of a clip
-STEPS = {  # weights of Eqs. (2) to (4), and whether the moving clip's backward pass comes before the static clip
-    "plain": ((0, 0, 0), False),
-    "ALBAR, moving then static (train)": ((1, 4, 10), True),
-    "ALBAR, one sum, one backward": ((1, 4, 10), False),
-    "ALBAR without the penalty": ((1, 4, 0), True),
-}
-
-
+# ---- steps and smad ------------------------------------------------------------------------------
 def peak_memory(run, device):
-    """Most bytes that were allocated at a time while run() worked, above those allocated when it began."""
+    """Most bytes that were allocated at a time while run() worked, above those when it began."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profiler:
         run()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # every allocation
-    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
-
-
-def step_cost(name, args, device):
-    """One row a kind of step. Their rounds alternate; the ratio is the median of the rounds' own."""
-    frames, side = SHAPES[name]
-    net = albar.build_model(albar.Args(model=name), num_classes=101).to(device)
-    net = net.to(memory_format=torch.channels_last_3d) if args.channels_last else net
-    model = torch.compile(net) if args.compile else net  # as train() does: the static clip goes through net itself
-    size = args.batch or (8 if device.type == "cuda" else 2)
-    clip = torch.randn(size, 3, frames, side, side, device=device)
-    clip = clip.contiguous(memory_format=torch.channels_last_3d) if args.channels_last else clip
-    data = dict(clip=clip, label=torch.arange(size, device=device) % 101)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-
-    def step(model, weights, apart):
-        names = ("w_adv", "w_ent", "w_gp")
-        settings = albar.Args(model=name, amp=args.amp, **dict(zip(names, weights, strict=True)))
-        backward = lambda loss: scaler.scale(loss).backward()  # noqa: E731
-        backward(albar.training_step(model, data, settings, backward if apart else None)[0])
-
-    runs = {kind: partial(step, model, *how) for kind, how in STEPS.items()}
-    if args.compile:
-        runs["plain, not compiled"] = partial(step, net, *STEPS["plain"])
-    compare(name, f"{size} x {frames} x {side} x {side}", {k: (net, run) for k, run in runs.items()}, args, device)
-
-
-def compare(name, shape, runs, args, device):
-    """One row for each of {kind: (network, a step of it)}, "plain" among them. Their rounds alternate."""
-    on_cuda = device.type == "cuda"
-
-    def seconds(net, run):  # CPU-seconds, which other programs disturb least; of a GPU, those that pass
-        clock, repeat = (time.perf_counter, 10) if on_cuda else (time.process_time, 1)
-        start = clock()
-        for _ in range(repeat):
-            net.zero_grad(set_to_none=True)
-            run()
-        if on_cuda:
-            torch.cuda.synchronize()
-        return (clock() - start) / repeat
-
-    for net, run in runs.values():
-        seconds(net, run)  # the first time compiles, chooses algorithms and leaves gradients
-    memory = {kind: peak_memory(run, device) for kind, (_, run) in runs.items()}
-    spent = [{kind: seconds(*run) for kind, run in runs.items()} for _ in range(args.rounds)]
-    for kind in runs:
-        ratio = sorted(round_[kind] / round_["plain"] for round_ in spent)
-        print(f"| {name} | {shape} | {kind} | "
-              f"{1e3 * statistics.median(round_[kind] for round_ in spent):.0f} | {statistics.median(ratio):.2f} | "
-              f"{ratio[0]:.2f} to {ratio[-1]:.2f} | {memory[kind] / 1e6:.0f} | {memory[kind] / memory['plain']:.2f} |",
-              flush=True)  # fmt: skip
+    events = profiler.profiler.kineto_results.events()
+    allocations = [event for event in events if event.name() == "[memory]"]
+    allocations.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in allocations))
 
 
 def begin(args, more=""):
     """Say what is measured on what. -> device"""
     torch.set_num_threads(1)
-    device = common.start(0)[2]
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == 'cuda' else 'one CPU core'}, "
-          f"amp {args.amp}{more}; the peak is above weights and gradients")
+    _, _, device = common.start(0)
+    name = "one CPU core"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    print(
+        f"torch {torch.__version__}, {name}, amp {args.amp}{more}; the peak is above weights and "
+        "gradients"
+    )
     print("| model | batch | step | ms | ratio | rounds | peak, MB | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     return device
 
 
+@dataclass
+class Step:
+    """A kind of training step that is measured."""
+
+    net: torch.nn.Module
+    run: object  # run() does it, with its backward passes
+
+
+def seconds(step, device):
+    """CPU-seconds of a step, which other programs disturb least; on a GPU those that pass."""
+    clock = time.process_time
+    repeat = 1
+    if device.type == "cuda":
+        clock = time.perf_counter
+        repeat = 10
+    start = clock()
+    for _ in range(repeat):
+        step.net.zero_grad(set_to_none=True)
+        step.run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (clock() - start) / repeat
+
+
+def compare(name, shape, steps, args, device):
+    """Print a row for each of {kind: Step}, "plain" among them. Their rounds alternate; a ratio is
+    the median of the rounds' own."""
+    for step in steps.values():
+        seconds(step, device)  # the first compiles, chooses algorithms and leaves gradients
+    memory = {kind: peak_memory(step.run, device) for kind, step in steps.items()}
+    rounds = []
+    for _ in range(args.rounds):
+        rounds.append({kind: seconds(step, device) for kind, step in steps.items()})
+    for kind in steps:
+        milliseconds = 1e3 * median(spent[kind] for spent in rounds)
+        ratios = [spent[kind] / spent["plain"] for spent in rounds]
+        print(
+            f"| {name} | {shape} | {kind} | {milliseconds:.0f} | {median(ratios):.2f} "
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {memory[kind] / 1e6:.0f} "
+            f"| {memory[kind] / memory['plain']:.2f} |",
+            flush=True,
+        )
+
+
+ALBAR_SHAPES = {"swin3d_t": (8, 112), "r3d_18": (16, 112)}  # frames and side of a clip
+PLAIN = dict(w_adv=0.0, w_ent=0.0, w_gp=0.0)
+NO_PENALTY = dict(w_adv=1.0, w_ent=4.0, w_gp=0.0)
+ALL = dict(w_adv=1.0, w_ent=4.0, w_gp=10.0)
+# Weights of Eqs. (2) to (4), and whether the moving clip's backward pass is before the static clip.
+ALBAR_STEPS = {
+    "plain": (PLAIN, False),
+    "ALBAR, moving then static (train)": (ALL, True),
+    "ALBAR, one sum, one backward": (ALL, False),
+    "ALBAR without the penalty": (NO_PENALTY, True),
+}
+
+
+def albar_step(model, batch, args, apart, scaler):
+    """A training step of ALBAR and its backward passes."""
+
+    def backward(loss):
+        scaler.scale(loss).backward()
+
+    loss, _ = albar.training_step(model, batch, args, backward if apart else None)
+    backward(loss)
+
+
 def steps(args):
     device = begin(args, f", compile {args.compile}, channels last {args.channels_last}")
+    size = args.batch or (8 if device.type == "cuda" else 2)
+    layout = torch.channels_last_3d if args.channels_last else torch.contiguous_format
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
     for name in args.models:
-        step_cost(name, args, device)
+        frames, side = ALBAR_SHAPES[name]
+        net = albar.build_model(albar.Args(model=name), num_classes=101)
+        net.to(device, memory_format=layout)
+        # As train() does: the static clip goes through net itself.
+        model = torch.compile(net) if args.compile else net
+        clip = torch.randn(size, 3, frames, side, side, device=device)
+        batch = {
+            "clip": clip.contiguous(memory_format=layout),
+            "label": torch.arange(size, device=device) % 101,
+        }
+        kinds = {}
+        for kind, (weights, apart) in ALBAR_STEPS.items():
+            settings = albar.Args(model=name, amp=args.amp, **weights)
+            kinds[kind] = Step(net, partial(albar_step, model, batch, settings, apart, scaler))
+        if args.compile:
+            settings = albar.Args(model=name, amp=args.amp, **PLAIN)
+            run = partial(albar_step, net, batch, settings, False, scaler)
+            kinds["plain, not compiled"] = Step(net, run)
+        compare(name, f"{size} x {frames} x {side} x {side}", kinds, args, device)
 
 
 SMAD_SHAPES = {"slowonly_r18": (8, 224), "tsn_r50": (3, 224), "r3d_18": (16, 112), "tiny": (8, 32)}
 ASPECTS = {"scene": 365, "object": 1000}
+# Whether it has SAAR, and its heads.
+SMAD_STEPS = {
+    "plain": (False, {}),
+    "SAAR": (True, {}),
+    "MAAT": (False, ASPECTS),
+    "SMAD": (True, ASPECTS),
+}
+
+
+def smad_step(net, batch, args, scaler):
+    """A training step of SMAD and its backward pass."""
+    loss, _ = smad.training_step(net, batch, args)
+    scaler.scale(loss).backward()
+
+
+def operations(net, clip):
+    """Floating point operations of a forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(clip)
+    return counter.get_total_flops()
 
 
 def smad_cost(args):
-    """Rows of SMAD's step; then SAAR's operations over those of the backbone in a forward pass."""
-    device, share = begin(args), {}
+    """Print rows of SMAD's step; then SAAR's operations over those of the backbone in a forward
+    pass."""
+    device = begin(args)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+    shares = []
     for name, (frames, side) in SMAD_SHAPES.items():
-        size, runs, work = args.batch or (8 if device.type == "cuda" or name == "tiny" else 2), {}, {}
+        size = args.batch or (8 if device.type == "cuda" or name == "tiny" else 2)
         clip = torch.randn(size, 3, frames, side, side, device=device)
-        batch = dict(clip=clip, label=torch.arange(size, device=device), tags=set())
-        soft = {key: torch.rand(size, n, device=device).softmax(1) for key, n in ASPECTS.items()}
-        kinds = {"plain": (False, {}), "SAAR": (True, {}), "MAAT": (False, soft), "SMAD": (True, soft)}
-        for kind, (saar, aspects) in kinds.items():
-            flags = (smad.TOY if name == "tiny" else {}) | dict(model=name, saar=saar, amp=args.amp)
-            settings = smad.Args(**flags)
-            net = smad.build_model(settings, 400)
-            net.add_adversaries({key: ASPECTS[key] for key in aspects})
-            net.to(device)
-            scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+        label = torch.arange(size, device=device)
+        soft = {}
+        for aspect, width in ASPECTS.items():
+            soft[aspect] = torch.rand(size, width, device=device).softmax(1)
+        preset = smad.TOY if name == "tiny" else {}
+        kinds = {}
+        work = {}
+        for kind, (saar, heads) in SMAD_STEPS.items():
+            settings = smad.Args(**preset | dict(model=name, saar=saar, amp=args.amp))
+            net = smad.build_model(settings, 400, heads).to(device)
+            aspects = {aspect: soft[aspect] for aspect in heads}
+            batch = {"clip": clip, "label": label, "aspects": aspects, "tags": set()}
+            kinds[kind] = Step(net, partial(smad_step, net, batch, settings, scaler))
+            work[kind] = operations(net, clip[:1])
+        shares.append(f"{name} {100 * (work['SAAR'] / work['plain'] - 1):.2f} %")
+        compare(name, f"{size} x {frames} x {side} x {side}", kinds, args, device)
+    print("SAAR's operations over the backbone's:", ", ".join(shares))
 
-            def step(net=net, settings=settings, aspects=aspects, scaler=scaler, batch=batch):
-                scaler.scale(smad.training_step(net, batch | dict(aspects=aspects), settings)[0]).backward()
-            runs[kind] = net, step
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                net(clip[:1])
-            work[kind] = counter.get_total_flops()
-        share[name] = 100 * (work["SAAR"] / work["plain"] - 1)
-        compare(name, f"{size} x {frames} x {side} x {side}", runs, args, device)
-    print("SAAR's operations over the backbone's:", ", ".join(f"{name} {value:.2f} %" for name, value in share.items()))
+
+# ---- select --------------------------------------------------------------------------------------
+def write_web(folder, items, scenes):
+    """A list of web items, and the folder of their scene labels, as `sdn.py scenes` writes it."""
+    rng = np.random.default_rng(0)
+    paths = [f"{i % 400:03d}/{i % 20:02d}/{i:06d}.jpg" for i in range(items)]
+    lines = [f"{path} {i % 400}\n" for i, path in enumerate(paths)]
+    (folder / "web.txt").write_text("".join(lines))
+    p = 0.5 * rng.random((items, scenes), dtype=np.float32)
+    p[np.arange(items), (rng.zipf(1.6, items) - 1) % scenes] += scenes / 2
+    labels = folder / "scenes"
+    labels.mkdir()
+    np.save(labels / "labels.npy", (p / p.sum(1, keepdims=True)).astype(np.float16))
+    (labels / "paths.txt").write_text("".join(f"{path}\n" for path in paths))
+    (labels / "categories.txt").write_text("".join(f"{i}\n" for i in range(scenes)))
+    (labels / "made.json").write_text("{}")
 
 
 def select(args):
     with tempfile.TemporaryDirectory() as folder:
-        rng, folder = np.random.default_rng(0), Path(folder)
-        paths = [f"{i % 400:03d}/{i % 20:02d}/{i:06d}.jpg" for i in range(args.items)]
-        (folder / "web.txt").write_text("".join(f"{path} {i % 400}\n" for i, path in enumerate(paths)))
-        p = 0.5 * rng.random((args.items, args.scenes), dtype=np.float32)
-        p[np.arange(args.items), (rng.zipf(1.6, args.items) - 1) % args.scenes] += args.scenes / 2
-        p = (p / p.sum(1, keepdims=True)).astype(np.float16)
-        names = [*map(str, range(args.scenes))]
-        np.savez_compressed(folder / "scenes.npz", paths=paths, probabilities=p, categories=names)
-        words = ["omnidebias.py", "select", f"{folder}/web.txt", "--labels", f"{folder}/scenes.npz", "--out",
-                 f"{folder}/lists"]
-        code = (f"import runpy, sys; sys.argv = {words}; runpy.run_path(sys.argv[0], run_name='__main__'); "
-                "print(open('/proc/self/status').read())")                   # getrusage's peak may be its parent's
+        folder = Path(folder)
+        write_web(folder, args.items, args.scenes)
+        words = ["omnidebias.py", "select", f"{folder}/web.txt"]
+        words += ["--labels", f"{folder}/scenes", "--out", f"{folder}/lists"]
+        # The process says its own peak: getrusage's of a child may be its parent's.
+        code = (
+            f"import runpy, sys; sys.argv = {words}; "
+            "runpy.run_path(sys.argv[0], run_name='__main__'); "
+            "print(open('/proc/self/status').read())"
+        )
         since = time.time()
-        said = subprocess.run([sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE,
-                              cwd=Path(__file__).resolve().parents[1]).stdout
-        used = int(re.search(r"VmHWM:\s+(\d+) kB", said)[1]) / 2 ** 20
-        print(f"{args.items} items, {args.scenes} scenes: {time.time() - since:.0f} s, {used:.2f} GiB at the peak, "
-              f"{len((folder / 'lists/unbias.txt').read_text().splitlines())} in unbias.txt")
+        process = subprocess.run(
+            [sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE, cwd=ROOT
+        )
+        spent = time.time() - since
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", process.stdout)[1]) / 2**20
+        chosen = len((folder / "lists/unbias.txt").read_text().splitlines())
+        print(
+            f"{args.items} items, {args.scenes} scenes: {spent:.0f} s, {peak:.2f} GiB at the peak, "
+            f"{chosen} in unbias.txt"
+        )
 
 
+# ---- Command line --------------------------------------------------------------------------------
 def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     commands = parser.add_subparsers(required=True)
+
     command = commands.add_parser("loading", help="clips per CPU-second of the training pipeline")
-    command.add_argument("--clip", nargs="+", default=[], metavar="FILE", help="real clips (else some are drawn)")
+    command.add_argument("--clip", nargs="+", default=[], help="real clips, else some are drawn")
     command.add_argument("--frames", type=int, default=32, help="frames of a clip, for --clip")
     command.add_argument("--stride", type=int, default=2, help="step between them, for --clip")
     command.add_argument("--size", type=int, default=224, help="side of the crop, for --clip")
     command.add_argument("--rounds", type=int, default=7, help="rounds, whose median is printed")
     command.add_argument("--repeat", type=int, default=8, help="clips of a round")
     command.set_defaults(run=loading)
-    command = commands.add_parser("steps", help="time and memory of the training step over the plain one")
-    command.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    command.add_argument("--batch", type=int, default=0, help="clips of a step (none: 2, on CUDA 8)")
-    command.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
-    command.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
+
+    of_steps = argparse.ArgumentParser(add_help=False)
+    of_steps.add_argument("--batch", type=int, default=0, help="clips; none: 2, on CUDA 8")
+    of_steps.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
+    of_steps.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
+
+    help = "time and memory of ALBAR's training step over the plain one"
+    command = commands.add_parser("steps", help=help, parents=[of_steps])
+    names = list(ALBAR_SHAPES)
+    command.add_argument("--models", nargs="+", default=names, choices=names)
     command.add_argument("--compile", action="store_true", help="torch.compile for the moving clip")
-    command.add_argument("--channels-last", action="store_true", help="weights and clips in channels_last_3d")
+    command.add_argument("--channels-last", action="store_true", help="channels_last_3d")
     command.set_defaults(run=steps)
-    command = commands.add_parser("smad", help="time and memory of SMAD's step over the plain one, SAAR's operations")
-    command.add_argument("--batch", type=int, default=0, help="clips of a step (none: 2, on CUDA 8)")
-    command.add_argument("--rounds", type=int, default=5, help="rounds, whose median is printed")
-    command.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
+
+    help = "time and memory of SMAD's step over the plain one, SAAR's operations"
+    command = commands.add_parser("smad", help=help, parents=[of_steps])
     command.set_defaults(run=smad_cost)
+
     command = commands.add_parser("select", help="seconds and memory of omnidebias.py's selection")
     command.add_argument("--items", type=int, default=1_000_000, help="web items")
     command.add_argument("--scenes", type=int, default=365, help="categories of their labels")
     command.set_defaults(run=select)
+
     args = parser.parse_args()
     args.run(args)
 

@@ -1,4 +1,4 @@
-"""What several test files need: a small embedded benchmark, drawn once a session, and short runs on it."""
+"""What several test files need: a small embedded world, drawn once a session, and short runs on it."""
 
 import contextlib
 import json
@@ -12,29 +12,36 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")     # before torch: for networks this small more threads only wait
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: for networks this small more threads only wait
 
-signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell's background job, such as a CI's, ignores it
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job, such as a CI's, ignores it
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))                                    # `pytest` alone finds it as `python -m pytest` does
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # `pytest` alone finds them as `python -m pytest`
 
 import albar  # noqa: E402
 import common  # noqa: E402
 import omnidebias  # noqa: E402
 import sdn  # noqa: E402
 import smad  # noqa: E402
+import toy  # noqa: E402
 
 SCRIPTS = {"albar": albar, "sdn": sdn, "smad": smad, "omnidebias": omnidebias}
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """The embedded benchmark with 1 clip in 20: 80 to train on, 20 of val. Do not write in it."""
-    return common.toy(0, tmp_path_factory.mktemp("data"), share=0.05)
+    """The embedded world with 1 clip in 20: 80 to train on, 20 of val. Do not write in it."""
+    folder = tmp_path_factory.mktemp("data") / "toy0"
+    toy.draw_world(folder, 0, share=0.05)
+    return folder
 
 
 @pytest.fixture
@@ -46,15 +53,26 @@ def script():
 @pytest.fixture
 def flags(script, world, tmp_path):
     """Fields of Args for a short run of the script, 10 steps an epoch, in tmp_path/run."""
-    adamw = dict(optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=1.0)
-    own = {"albar": dict(w_gp=1.0),
-           "sdn": dict(scenes=(str(world / "scenes.npz"),), humans=(str(world / "humans.npz"),), lam=0.5, w_ent=1.0),
-           "smad": dict(aspect=(f"scene={world}/scenes.npz", f"event={world}/tags.npz:event")),
-           "omnidebias": dict(web=(str(world / "web.txt"),), smad=True, aspect=(f"scene={world}/scenes.npz",))}
-    own = own[script.__name__]
-    own |= {} if script is albar else adamw
-    small = dict(train=str(world / "train.txt"), val=str(world / "val.txt"), weights="none", epochs=2, batch_size=8)
-    return script.TOY | small | own | dict(frames=4, size=16, resize=18, log_every=1, out=str(tmp_path / "run"))
+    values = dict(script.TOY)
+    values |= dict(train=f"{world}/train.txt", val=f"{world}/val.txt", weights="none")
+    values |= dict(epochs=2, batch_size=8, frames=4, size=16, resize=18, log_every=1)
+    values |= dict(out=str(tmp_path / "run"))
+    if script is albar:
+        return values | dict(w_gp=1.0)
+    values |= dict(optimizer="adamw", lr=2e-3, weight_decay=0.01)
+    if script is sdn:
+        return values | dict(scenes=(f"{world}/scenes",), humans=(f"{world}/humans.jsonl",))
+    if script is smad:
+        return values | dict(aspect=(f"scene={world}/scenes", f"event={world}/tags:event"))
+    return values | dict(web=f"{world}/web.txt", smad=True, aspect=(f"scene={world}/scenes",))
+
+
+def presets(script):
+    """The presets of a method script, as its command line has them."""
+    named = {"toy": script.TOY, "baseline": script.BASELINE}
+    if hasattr(script, "TSN"):
+        named["tsn"] = script.TSN
+    return named
 
 
 def argv(flags):
@@ -62,26 +80,38 @@ def argv(flags):
     words = []
     for name, value in flags.items():
         flag = "--" + ("" if value is not False else "no-") + name.replace("_", "-")
-        values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
-        words += [flag, *map(str, values)]
+        words.append(flag)
+        if isinstance(value, tuple):
+            words += map(str, value)
+        elif not isinstance(value, bool):
+            words.append(str(value))
     return words
 
 
 def fails(capsys, words, out=None, script=albar):
     """Run a script's command line here, which must end with exit code 2 and one line on stderr. -> that line"""
     with pytest.raises(SystemExit) as stopped:
-        common.cli(script.Args, script.train, script.TOY, script.SHORT, words)
+        common.cli(script.Args, script.train, presets(script), argv=words)
     error = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 2 and len(error) == 1 and error[0].startswith("error: "), error
-    assert not out or not list(Path(out).glob("*.part"))                                      # nothing half-written
+    assert not out or not list(Path(out).glob("*.part"))  # nothing half-written
     return error[0]
 
 
 def python(*words, cwd=None, **env):
     """A Python process that does not find this repository by PYTHONPATH."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {k: str(v) for k, v in env.items()}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=cwd or ROOT, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        k: str(v) for k, v in env.items()
+    }
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=cwd or ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def command(name, words):
@@ -91,7 +121,7 @@ def command(name, words):
 
 
 def _begin(call, args, files, cwd, env):
-    multiprocessing.set_start_method("fork", force=True)                           # of its own loaders: Linux's default
+    multiprocessing.set_start_method("fork", force=True)  # of its own loaders: Linux's default
     os.setsid()
     for number, name in enumerate(files, 1):
         os.dup2(os.open(name, os.O_WRONLY), number)
@@ -109,9 +139,19 @@ class Forked:
 
     def __init__(self, call, *args, cwd=ROOT, **env):
         self.files = [tempfile.NamedTemporaryFile("r+") for _ in range(2)]
-        self.process = self.context.Process(target=_begin, args=(
-            call, args, [file.name for file in self.files], str(cwd), {k: str(v) for k, v in env.items()}))
-        with pytest.MonkeyPatch.context() as patch:               # where the server finds conftest; it starts only once
+        self.process = self.context.Process(
+            target=_begin,
+            args=(
+                call,
+                args,
+                [file.name for file in self.files],
+                str(cwd),
+                {k: str(v) for k, v in env.items()},
+            ),
+        )
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # where the server finds conftest; it starts only once
             patch.setenv("PYTHONPATH", str(ROOT / "tests"))
             self.process.start()
         self.pid = self.process.pid
@@ -139,8 +179,19 @@ def two(call, *args, **env):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Forked(call, *args, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-                   **env) for rank in range(2)]
+    return [
+        Forked(
+            call,
+            *args,
+            RANK=rank,
+            LOCAL_RANK=rank,
+            WORLD_SIZE=2,
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            **env,
+        )
+        for rank in range(2)
+    ]
 
 
 @contextlib.contextmanager
@@ -162,9 +213,14 @@ def load(path):
 
 def log_lines(out):
     """The records of a run's log. JSON proper: NaN and Infinity, which json would read, are errors here."""
+
     def refuse(word):
         raise ValueError(f"{word} is not JSON")
-    return [json.loads(line, parse_constant=refuse) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+
+    return [
+        json.loads(line, parse_constant=refuse)
+        for line in (Path(out) / "log.jsonl").read_text().splitlines()
+    ]
 
 
 def same(a, b, equal=torch.equal):

@@ -1,7 +1,9 @@
-"""The embedded benchmark is what it claims: its tables by their statistics, its clips by their pixels, and that one
-frame never tells the action by a classifier of single frames."""
+"""The embedded data set is what it claims: its tables by their statistics, its clips by their
+pixels, and that one frame never tells the action by a classifier of single frames."""
 
+import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import common
-from common import ACTIONS, LENGTH, SCENES, SIDE, SPLITS, num_frames, read_clip, read_list, toy, toy_clip, toy_truth
+import toy
+from common import Boxes, num_frames, open_labels, read_clip, read_list
+from toy import ACTIONS, LENGTH, SCENES, SIDE, SPLITS, Split, draw_clip, draw_world, split_truth
 
-OWN = [split for split, rule in SPLITS.items() if len(rule) > 1]           # the others show the actors of `test`
+OWN = toy.own_splits()
 BORROWED = [split for split in SPLITS if split not in OWN]
 SCUBA = [split for split in BORROWED if split.startswith("scuba")]
 
@@ -28,44 +31,59 @@ def scenes_of(truth):
     return [set(truth["scene"][truth["action"] == a].tolist()) for a in range(8)]
 
 
-# ---- Tables ---------------------------------------------------------------------------------------------------------
+# ---- Tables --------------------------------------------------------------------------------------
 def mutual_information(a, b):
     """Normalised by the arithmetic mean of the entropies, as scikit-learn's default."""
+
     def entropy(x):
         p = np.unique(x, return_counts=True)[1] / len(x)
         return -(p * np.log(p)).sum()
+
     joint = entropy(a * 1000 + b)
     return (entropy(a) + entropy(b) - joint) / ((entropy(a) + entropy(b)) / 2)
 
 
 def test_mutual_information_of_action_and_scene_is_that_of_kinetics():
-    train = [toy_truth(seed, "train") for seed in range(3)]
+    train = [split_truth(seed, "train") for seed in range(3)]
     values = [mutual_information(t["action"], t["scene"]) for t in train]
-    assert all(0.42 < v < 0.52 for v in values), values                                         # the paper's: 0.466
-    assert mutual_information(*(toy_truth(0, "novel")[k] for k in ("action", "scene"))) < 0.12      # of 480 clips
-    assert mutual_information(*(toy_truth(0, "pretrain")[k] for k in ("action", "scene"))) < 0.12
+    assert all(0.42 < v < 0.52 for v in values), values  # the paper's: 0.466
+    assert (
+        mutual_information(*(split_truth(0, "novel")[k] for k in ("action", "scene"))) < 0.12
+    )  # of 480 clips
+    assert mutual_information(*(split_truth(0, "pretrain")[k] for k in ("action", "scene"))) < 0.12
 
 
 @pytest.mark.parametrize("split", OWN)
 def test_each_split_depends_on_the_action_as_stated(split):
-    t, (n, rule, scene, obj, look, tags) = toy_truth(0, split), SPLITS[split]
-    assert all(len(v) == n for v in t.values()) and (np.bincount(t["action"], minlength=8) == n // 8).all()
-    for name, follow in (("object", obj), ("look", look)):
+    t = split_truth(0, split)
+    rule = SPLITS[split].scenes
+    scene = SPLITS[split].scene
+    n = SPLITS[split].clips
+    assert all(len(v) == n for v in t.values())
+    assert (np.bincount(t["action"], minlength=8) == n // 8).all()
+    for name, follow in (("object", SPLITS[split].object), ("look", SPLITS[split].look)):
         assert within((t[name] == t["action"]).mean(), follow + (1 - follow) / 8, n), name
-    train = scenes_of(toy_truth(0, "train"))
+    train = scenes_of(split_truth(0, "train"))
     ranks = np.arange(1, SCENES + 1)
-    weight = {"head": (ranks <= 8) / ranks, "tail": (ranks > 8) / ranks, "web": ranks ** -1.6}[rule]
+    weight = {"head": (ranks <= 8) / ranks, "tail": (ranks > 8) / ranks, "web": ranks**-1.6}[rule]
     weight = weight / weight.sum()
     head = {"head": 1, "tail": 0, "web": weight[:8].sum()}[rule] * scene + (1 - scene) * 8 / SCENES
-    assert within(np.mean([s in train[a] for a, s in zip(t["action"], t["scene"], strict=True)]), head, n)
-    if scene == 1:                                                                      # Zipf: the most frequent scene
+    assert within(
+        np.mean([s in train[a] for a, s in zip(t["action"], t["scene"], strict=True)]), head, n
+    )
+    if scene == 1:  # Zipf: the most frequent scene
         most = sum(np.bincount(t["scene"][t["action"] == a]).max() for a in range(8)) / n
         assert within(most, weight.max(), n, 4)
     share = [t["tags"][t["action"] == a, :4].mean(0) for a in range(8)]
-    assert np.mean(np.maximum(share, 1 - np.array(share))) == pytest.approx(0.5 + tags / 2, abs=0.05)
-    for bit in range(2):                                                                # context: striped, warm
-        assert all(len({tag for s, tag in zip(t["scene"], t["tags"][:, 4 + bit], strict=True) if s == one}) <= 1
-                   for one in range(SCENES))
+    assert np.mean(np.maximum(share, 1 - np.array(share))) == pytest.approx(
+        0.5 + SPLITS[split].tags / 2, abs=0.05
+    )
+    for bit in range(2):  # context: striped, warm
+        assert all(
+            len({tag for s, tag in zip(t["scene"], t["tags"][:, 4 + bit], strict=True) if s == one})
+            <= 1
+            for one in range(SCENES)
+        )
     wrong = (t["label"] != t["action"]).mean()
     assert within(wrong, 0.15, n) if split == "web" else wrong == 0
     assert set(t["label"]) <= set(range(8))
@@ -73,28 +91,35 @@ def test_each_split_depends_on_the_action_as_stated(split):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_train_and_test_share_their_scenes_and_rare_has_none_of_them(seed):
-    tables = {split: scenes_of(toy_truth(seed, split)) for split in ("train", "val", "test", "rare")}
+    tables = {
+        split: scenes_of(split_truth(seed, split)) for split in ("train", "val", "test", "rare")
+    }
     for a in range(8):
-        assert len(tables["train"][a]) == 8 and tables["test"][a] <= tables["train"][a] >= tables["val"][a]
+        assert (
+            len(tables["train"][a]) == 8
+            and tables["test"][a] <= tables["train"][a] >= tables["val"][a]
+        )
         assert not tables["rare"][a] & tables["train"][a] and len(tables["rare"][a]) > 8
     of_several = [s for s in range(SCENES) if sum(s in some for some in tables["train"]) > 1]
-    assert len(of_several) > SCENES / 2                                             # shared, not one action's alone
+    assert len(of_several) > SCENES / 2  # shared, not one action's alone
 
 
 def test_tables_follow_the_seed_and_borrowed_splits_those_of_test():
     for split in SPLITS:
-        a, b, c = toy_truth(0, split), toy_truth(0, split), toy_truth(1, split)
+        a, b, c = split_truth(0, split), split_truth(0, split), split_truth(1, split)
         assert all((a[k] == b[k]).all() for k in a) and any((a[k] != c[k]).any() for k in a)
-        assert (a["look"] == toy_truth(0, "test")["look"]).all() if split in BORROWED else True
-    assert (toy_truth(0, "val")["scene"] != toy_truth(0, "test")["scene"]).any()
+        assert (a["look"] == split_truth(0, "test")["look"]).all() if split in BORROWED else True
+    assert (split_truth(0, "val")["scene"] != split_truth(0, "test")["scene"]).any()
 
 
-# ---- Clips ----------------------------------------------------------------------------------------------------------
+# ---- Clips ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def truth(world):
     """{split: {name: array}} of the drawn benchmark's truth.npz."""
     with np.load(world / "truth.npz", allow_pickle=False) as file:
-        return {s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in SPLITS}
+        return {
+            s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in SPLITS
+        }
 
 
 def clip(world, split, i):
@@ -107,28 +132,90 @@ def masks(truth, split):
 
 
 def inner(mask):
-    """Pixels of a mask whose neighbours are the mask's too: compression does not blend them with the background."""
-    return np.logical_and.reduce([np.roll(mask, (y, x), (-2, -1)) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    """Pixels of a mask whose neighbours are the mask's too: compression does not blend them with
+    the background."""
+    return np.logical_and.reduce(
+        [np.roll(mask, (y, x), (-2, -1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    )
 
 
 def test_same_seed_same_content(world, truth, tmp_path):
-    again, other = toy(0, tmp_path, share=0.05), toy(1, tmp_path, share=0.05)
+    again = tmp_path / "toy0"
+    other = tmp_path / "toy1"
+    draw_world(again, 0, share=0.05)
+    draw_world(other, 1, share=0.05)
     with np.load(again / "truth.npz") as file:
-        assert all((file[f"{s}/{k}"] == v).all() for s in SPLITS for k, v in truth[s].items())
+        for split in SPLITS:
+            for name, value in truth[split].items():
+                assert (file[f"{split}/{name}"] == value).all()
     for split in SPLITS:
         assert (again / f"{split}.txt").read_text() == (world / f"{split}.txt").read_text()
         for i in (0, 2, 4):
             assert (clip(again, split, i) == clip(world, split, i)).all()
             assert abs(clip(other, split, i) - clip(world, split, i)).mean() > 5
     stamp = (again / "truth.npz").stat().st_mtime_ns
-    assert toy(0, tmp_path, share=0.05) == again and (again / "truth.npz").stat().st_mtime_ns == stamp
+    draw_world(again, 0, share=0.05)
+    assert (again / "truth.npz").stat().st_mtime_ns == stamp
+
+
+def test_labels_and_boxes_are_those_of_the_truth(world, truth):
+    for name, kind, right in (("scenes", "scene", 0.68), ("objects", "object", 0.78)):
+        labels = open_labels(world / name)
+        true = np.concatenate([truth[split][kind] for split in OWN])
+        assert labels.paths == [
+            path for split in OWN for path in read_list(world / f"{split}.txt").paths
+        ]
+        assert abs(labels.labels.sum(1, dtype=np.float32) - 1).max() < 0.01
+        assert within((labels.labels.argmax(1) == true).mean(), right, len(true))
+    tags = open_labels(world / "tags")
+    assert (tags.labels == np.concatenate([truth[split]["tags"] for split in OWN])).all()
+    boxes = Boxes([world / "humans.jsonl"])
+    # An actor across the border of the torus has a box on either side, not one as wide.
+    for split in SPLITS:
+        path = read_list(world / f"{split}.txt").paths[0]
+        boxes_of_frames = boxes(path, range(LENGTH))
+        for mask, frame_boxes in zip(masks(truth, split)[0], boxes_of_frames, strict=True):
+            inside = np.zeros_like(mask)
+            for x0, y0, x1, y1 in frame_boxes.astype(int):
+                inside[y0:y1, x0:x1] = True
+            assert (inside == mask.any(0) & mask.any(1)[:, None]).all()
+
+
+def test_the_benchmark_names_what_is_there(world):
+    benchmark = json.loads((world / "benchmark.json").read_text())
+    lists = [benchmark[name] for name in ("train", "val", "test", "conflfg", "rare")]
+    lists += benchmark["scuba"].values()
+    assert all(len(read_list(world / name)) >= 8 for name in lists)
+    assert all((world / name).exists() for name in benchmark["scenes"] + benchmark["humans"])
+
+
+def test_only_what_is_missing_is_made(world, tmp_path, monkeypatch, capsys):
+    made = []
+    for name in toy.TRAINED:
+        monkeypatch.setitem(toy.TRAINED, name, lambda target: made.append(target) or target.mkdir())
+    monkeypatch.setattr(toy, "draw_world", lambda folder, seed: made.append((folder.name, seed)))
+    folder = tmp_path / "toy7"
+    folder.mkdir()
+    for name in toy.LABELS:
+        (folder / name).mkdir()
+    toy.main([f"{folder}/weights-tiny.pt"])
+    assert made == [("toy7", 7), folder / "weights-tiny.pt"]
+    (folder / "web-clips").mkdir()
+    toy.main([str(folder)])
+    assert made[3:] == [folder / "weights-tsn_tiny.pt", folder / "web-images"]
+    for path in (f"{folder}/weights-huge.pt", f"{tmp_path}/train.txt"):
+        with pytest.raises(SystemExit) as stopped:
+            toy.main([path])
+        assert stopped.value.code == 2 and path in capsys.readouterr().err
 
 
 def test_files_are_h264_and_the_lists_name_them(world, truth):
     for split in SPLITS:
         listed = read_list(world / f"{split}.txt")
         assert listed.labels == truth[split]["label"].tolist() and listed.classes == list(ACTIONS)
-        assert sorted(p.name for p in (world / split).iterdir()) == sorted(Path(p).name for p in listed.paths)
+        assert sorted(p.name for p in (world / split).iterdir()) == sorted(
+            Path(p).name for p in listed.paths
+        )
         kinds = [Path(p).suffix for p in listed.paths]
         assert kinds == ([".mp4", ".png"] * 30 if split == "web" else [".mp4"] * len(listed))
         for i in (0, 2):
@@ -143,25 +230,29 @@ def test_files_are_h264_and_the_lists_name_them(world, truth):
 def test_a_drawing_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **arrays):
         raise OSError("no space left on device")
-    monkeypatch.setattr(common.np, "savez_compressed", fail)
+
+    monkeypatch.setattr(toy.np, "savez_compressed", fail)
     with pytest.raises(OSError, match="no space"):
-        toy(0, tmp_path, share=0.001)
+        draw_world(tmp_path / "toy0", 0, share=0.001)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("split", list(SPLITS))
 def test_masks_and_boxes_are_those_of_the_decoded_actor(world, truth, split):
     for i in (0, 2, 6):
-        frames, mask = toy_clip(0, split, i, truth[split])
+        frames, mask = draw_clip(0, split, i, truth[split])
         assert (masks(truth, split)[i] == mask).all() and mask.any((1, 2)).all()
         for t, (x0, y0, x1, y1) in enumerate(truth[split]["boxes"][i]):
             inside = [(x, y) for y in range(SIDE) for x in range(SIDE) if mask[t, y, x]]
             assert (x0, y0) == (min(x for x, _ in inside), min(y for _, y in inside))
             assert (x1, y1) == (max(x for x, _ in inside) + 1, max(y for _, y in inside) + 1)
         decoded, drawn, part = clip(world, split, i), frames.astype(int), inner(mask)
-        grey = np.array([0.299, 0.587, 0.114])                   # the file has colours at half the size: more error
-        assert abs((decoded - drawn) @ grey).mean() < 6 and abs((decoded - drawn)[part] @ grey).mean() < 6
-        moved = np.roll(part, (SIDE // 2, SIDE // 2), (1, 2))                            # the actor is nowhere else
+        grey = np.array([0.299, 0.587, 0.114])  # the file has colours at half the size: more error
+        assert (
+            abs((decoded - drawn) @ grey).mean() < 6
+            and abs((decoded - drawn)[part] @ grey).mean() < 6
+        )
+        moved = np.roll(part, (SIDE // 2, SIDE // 2), (1, 2))  # the actor is nowhere else
         assert abs(decoded[part].mean(0) - drawn[moved].mean(0)).max() > 12
 
 
@@ -169,7 +260,9 @@ def test_masks_and_boxes_are_those_of_the_decoded_actor(world, truth, split):
 def test_borrowed_actors_keep_their_pixels_over_other_backgrounds(world, truth, night):
     actors = {split: masks(truth, split) for split in ("test", *BORROWED)}
     for split in BORROWED:
-        assert (actors[split] == actors["test"]).all() and (truth[split]["label"] == truth["test"]["label"]).all()
+        assert (actors[split] == actors["test"]).all() and (
+            truth[split]["label"] == truth["test"]["label"]
+        ).all()
     for i in np.flatnonzero(truth["test"]["tags"][:, 1] == night):
         part, away = inner(actors["test"][i]), inner(~actors["test"][i])
         clips = {split: clip(world, split, i) for split in ("test", *BORROWED)}
@@ -183,8 +276,8 @@ def test_backgrounds_of_scuba_are_still_and_each_clips_own(truth):
     for split in SCUBA:
         grounds = []
         for i in range(4):
-            frames, mask = toy_clip(0, split, i, truth[split])
-            away = inner(inner(~mask))                                  # pixels that the soft outline does not touch
+            frames, mask = draw_clip(0, split, i, truth[split])
+            away = inner(inner(~mask))  # pixels that the soft outline does not touch
             seen = np.where(away[..., None], frames.astype(int), -1).max(0)
             assert all((frames[t] == seen)[away[t]].all() for t in range(LENGTH))
             grounds.append(seen)
@@ -192,16 +285,17 @@ def test_backgrounds_of_scuba_are_still_and_each_clips_own(truth):
 
 
 def test_conflfg_adds_a_still_actor_of_another_class(truth):
-    """On the stripes of scuba-sinusoid: the middle frame of another test actor, behind the moving one."""
+    """On the stripes of scuba-sinusoid: the middle frame of another test actor, behind the moving
+    one."""
     t = truth["test"]
-    actors = [toy_clip(0, "scuba-sinusoid", i, t) for i in range(20)]
+    actors = [draw_clip(0, "scuba-sinusoid", i, t) for i in range(20)]
     for i in range(6):
-        (plain, mask), (frames, same) = actors[i], toy_clip(0, "conflfg", i, t)
+        (plain, mask), (frames, same) = actors[i], draw_clip(0, "conflfg", i, t)
         assert (mask == same).all() and (frames[mask] == plain[mask]).mean() > 0.9
         free = inner(inner(~mask))
         added = (frames != plain).any(-1) & free
         assert added.any((1, 2)).all()
-        for a in range(0, LENGTH, 5):                                                               # it does not move
+        for a in range(0, LENGTH, 5):  # it does not move
             both = free[a] & free[(a + 7) % LENGTH]
             assert (frames[a] == frames[(a + 7) % LENGTH])[both].all()
         fits = []
@@ -212,16 +306,21 @@ def test_conflfg_adds_a_still_actor_of_another_class(truth):
         assert len(fits) == 1 and t["action"][fits[0]] != t["action"][i], (i, fits)
 
 
-# ---- Static information ---------------------------------------------------------------------------------------------
+# ---- Static information --------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    """frames(split) -> decoded clips (n, T, 3, S, S), labels, masks (n, T, S, S) of the actor. `flat`: the base actions
-    with every strength at 0."""
-    sizes = {"train": 640, "test": 320, "novel": 800}
-    splits = {split: (n, *SPLITS[split][1:]) for split, n in sizes.items()} | {"flat": (800, "head", 0, 0, 0, 0)}
+    """frames(split) -> decoded clips (n, T, 3, S, S), labels, masks (n, T, S, S) of the actor.
+    `flat`: the base actions with every strength at 0."""
+    splits = {
+        "train": replace(SPLITS["train"], clips=640),
+        "test": replace(SPLITS["test"], clips=320),
+        "novel": replace(SPLITS["novel"], clips=800),
+        "flat": Split(800),
+    }
+    root = tmp_path_factory.mktemp("static") / "toy5"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "SPLITS", splits)
-        root = toy(5, tmp_path_factory.mktemp("static"))
+        patch.setattr(toy, "SPLITS", splits)
+        draw_world(root, 5)
 
     @cache
     def read(split):
@@ -235,11 +334,21 @@ def frames(tmp_path_factory):
 
 
 def network_accuracy(train, test, at=(5, 15), epochs=8):
-    """Of a small network of single frames, that keeps positions: trained on any frames, tested on one of each clip."""
+    """Of a small network of single frames, that keeps positions: trained on any frames, tested on
+    one of each clip."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 16, 5, 2, 2), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1),
-                        nn.GroupNorm(4, 32), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(),
-                        nn.Linear(800, 8))
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 5, 2, 2),
+        nn.GroupNorm(4, 16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.GroupNorm(4, 32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(800, 8),
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
     (clips, labels, _), (held, truth, _) = train, test
     for _ in range(epochs):
@@ -254,11 +363,15 @@ def network_accuracy(train, test, at=(5, 15), epochs=8):
 
 
 def static_features(clips, mask):
-    """What one frame shows, told where the actor is: its place on the torus, size and colour, the colour around it,
-    and their products. -> (n, T, D)"""
+    """What one frame shows, told where the actor is: its place on the torus, size and colour, the
+    colour around it, and their products. -> (n, T, D)"""
     angle, part = torch.arange(SIDE) * 2 * math.pi / SIDE, mask[:, :, None].float()
-    area = part.sum((-1, -2))                                                                           # (n, T, 1)
-    place = [(part * wave).sum((-1, -2)) / area for a in (angle, angle[:, None]) for wave in (a.sin(), a.cos())]
+    area = part.sum((-1, -2))  # (n, T, 1)
+    place = [
+        (part * wave).sum((-1, -2)) / area
+        for a in (angle, angle[:, None])
+        for wave in (a.sin(), a.cos())
+    ]
     colour = [(w * clips).sum((-1, -2)) / w.sum((-1, -2)) / 255 for w in (part, 1 - part)]
     x = torch.cat([*place, *colour, area / 100], -1)
     x = (x - x.mean((0, 1))) / x.std((0, 1))
@@ -278,7 +391,9 @@ def regression_accuracy(train, test, at=(5, 15)):
 @pytest.mark.parametrize("split", ["novel", "flat"])
 def test_one_frame_does_not_tell_the_action(frames, split, accuracy):
     halves = [[value[i::2] for value in frames(split)] for i in range(2)]
-    both = np.mean([accuracy(halves[0], halves[1]), accuracy(halves[1], halves[0])], 0)             # all are held out
+    both = np.mean(
+        [accuracy(halves[0], halves[1]), accuracy(halves[1], halves[0])], 0
+    )  # all are held out
     assert all(within(share, 1 / 8, 800) for share in both), both
 
 

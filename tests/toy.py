@@ -1,0 +1,791 @@
+"""Draws the embedded data set, a small world with known biases: python tests/toy.py [PATH ...]
+
+PATH is a world's folder, for everything in it, or files in one, for just these and what they need;
+none: data/toy0. The digits in the folder's name are the seed: data/toy1 is another world. What is
+there already is left alone, and the same seed gives the same content.
+
+An actor (sprite) moves over a scene (texture) beside a static object. The ACTION is the motion
+alone: start, phase and speed are random and tracks wrap around, so one frame never tells it. Scene,
+object, the actor's look and six yes/no tags follow the action as strongly as SPLITS says. The 24
+scenes are shared: each action has its own order of them, with a Zipf tail.
+
+In a world's folder
+    SPLIT.txt            `path label` a line, of the clips SPLIT/NNNN.mp4 (in web half are NNNN.png)
+    classes.txt          names of the actions
+    web-clips.txt        the videos of web.txt
+    web-images.txt       its images
+    web-truth.txt        both with their true labels, where in web.txt 15 % are wrong
+    truth.npz            SPLIT/action, label, scene, object, look (n,); tags (n, 6) as TAGS;
+                         masks (n, packed bits of (T, S, S)); boxes (n, T, 4) x0 y0 x1 y1
+    scenes/, objects/    labels folders, as `sdn.py scenes` makes them: what good classifiers see
+    tags/                a labels folder of the true tags
+    humans.jsonl         the actors' boxes, as `sdn.py humans` finds them
+    benchmark.json       the lists and labels that evaluate.py takes
+    weights-tiny.pt      start weights: `albar.py --baseline` on the weakly biased pretrain.txt
+    weights-tsn_tiny.pt  the like for the 2D network, of omnidebias.py
+    web-clips/, web-images/    selections of the web, by omnidebias.py's steps teach and select
+scuba-X/0001.mp4 and conflfg/0001.mp4 show the actor of test/0001.mp4.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ACTIONS = (
+    "right",
+    "left",
+    "down",
+    "up",
+    "clockwise",
+    "anticlockwise",
+    "shake-sideways",
+    "shake-upright",
+)
+NOVEL = (
+    "north-east",
+    "south-east",
+    "south-west",
+    "north-west",
+    "slalom-right",
+    "slalom-left",
+    "shake-falling",
+    "shake-rising",
+)
+TAGS = (
+    "event:confetti",
+    "event:night",
+    "attribute:outlined",
+    "attribute:large",
+    "context:striped",
+    "context:warm",
+)
+SCENES = 24
+LOOKS = 8  # looks of the actor, and as many objects
+SIDE = 40  # pixels
+LENGTH = 20  # frames of a clip
+GLYPH = 8  # pixels of an object's side
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the clips of a split are drawn."""
+
+    clips: int
+    # The scenes that are usual for an action: the first third of its own order ("head"), the rest
+    # ("tail"), or all of them, the first far more often ("web").
+    scenes: str = "head"
+    # The share of clips whose scene, object, look and tags are those usual for the action. The
+    # others' are drawn at random.
+    scene: float = 0.0
+    object: float = 0.0
+    look: float = 0.0
+    tags: float = 0.0
+    motions: tuple = ACTIONS
+    # A split may show the actors of another, over new backgrounds: photo, texture or sinusoid.
+    actors: str = ""
+    background: str = ""
+
+
+BIASED = dict(scene=1.0, object=0.8, look=0.9, tags=0.3)
+# A split's place in this dict is part of the seed of its random numbers.
+SPLITS = {
+    "pretrain": Split(2000, scene=0.2, object=0.2, look=0.2, tags=0.2),
+    "train": Split(1600, **BIASED),
+    "val": Split(400, **BIASED),
+    "test": Split(400, **BIASED),
+    "rare": Split(400, scenes="tail", **BIASED),
+    "web": Split(1200, scenes="web", scene=1.0, object=0.5, look=0.5, tags=0.3),
+    "novel": Split(480, motions=NOVEL),
+    "scuba-photo": Split(400, actors="test", background="photo"),
+    "scuba-texture": Split(400, actors="test", background="texture"),
+    "scuba-sinusoid": Split(400, actors="test", background="sinusoid"),
+    "conflfg": Split(400, actors="test", background="sinusoid"),
+}
+WRONG_WEB_LABELS = 0.15
+NIGHT = 0.6  # brightness of a clip at night
+
+# Random numbers come from np.random.default_rng([seed, STREAM, ...]), a stream for each purpose, so
+# that a clip can be drawn without those before it.
+WORLD_STREAM = 0
+TRUTH_STREAM = 1
+CLIP_STREAM = 2
+SCENE_STREAM = 3
+SCENE_LABEL_STREAM = 4
+OBJECT_LABEL_STREAM = 5
+OBJECT_SEED = 9  # objects look the same in all worlds
+
+
+# ---- The truth -----------------------------------------------------------------------------------
+def split_truth(seed, split, share=1.0):
+    """What is drawn in `split`: dict of arrays over its clips (action, label, scene, object, look,
+    tags)."""
+    world = np.random.default_rng([seed, WORLD_STREAM])
+    # An action's scenes, the most frequent first, and its usual tags.
+    scene_order = np.stack([world.permutation(SCENES) for _ in ACTIONS])
+    usual_tags = world.integers(0, 2, (len(ACTIONS), len(TAGS)))
+
+    split = SPLITS[split].actors or split
+    settings = SPLITS[split]
+    n = max(len(ACTIONS), int(settings.clips * share))
+    rng = np.random.default_rng([seed, TRUTH_STREAM, place(split)])
+    action = rng.permutation(np.arange(n) % len(ACTIONS))
+    scene = scene_order[action, rng.choice(SCENES, n, p=scene_shares(settings.scenes))]
+    scene = follow(settings.scene, scene, SCENES, rng)
+    obj = follow(settings.object, action, LOOKS, rng)
+    look = follow(settings.look, action, LOOKS, rng)
+    tags = follow(settings.tags, usual_tags[action], 2, rng)
+    # The tags of context are the scene's.
+    tags[:, 4], tags[:, 5] = scene_tags(scene)
+
+    label = action
+    if split == "web":
+        wrong = rng.random(n) < WRONG_WEB_LABELS
+        other = (action + rng.integers(1, len(ACTIONS), n)) % len(ACTIONS)
+        label = np.where(wrong, other, action)
+    return {
+        "action": action,
+        "label": label,
+        "scene": scene,
+        "object": obj,
+        "look": look,
+        "tags": tags.astype(bool),
+    }
+
+
+def place(split):
+    return list(SPLITS).index(split)
+
+
+def own_splits():
+    """The splits that do not show another's actors."""
+    return [split for split, settings in SPLITS.items() if not settings.actors]
+
+
+def scene_shares(rule):
+    """(SCENES,) how often the scenes in an action's order are shown: Zipf's law"""
+    ranks = np.arange(1, SCENES + 1)
+    if rule == "head":
+        weights = (ranks <= SCENES // 3) / ranks
+    elif rule == "tail":
+        weights = (ranks > SCENES // 3) / ranks
+    else:
+        weights = ranks**-1.6
+    return weights / weights.sum()
+
+
+def follow(share, usual, choices, rng):
+    """`usual` in a share of the places, in the others one of `choices` numbers at random."""
+    follows = rng.random(usual.shape) < share
+    return np.where(follows, usual, rng.integers(0, choices, usual.shape))
+
+
+def scene_tags(scene):
+    """-> striped, warm: 0 or 1 of a scene, or of an array of them"""
+    return scene % 2, scene // 2 % 2
+
+
+# ---- Drawing a clip ------------------------------------------------------------------------------
+def draw_clip(seed, split, i, truth):
+    """Draw clip i of a split: frames (T, S, S, 3) uint8 and the actor's mask (T, S, S) bool."""
+    settings = SPLITS[split]
+    confetti, night, outlined, large, striped, warm = truth["tags"][i]
+    motion = settings.motions[truth["action"][i]]
+    rng = np.random.default_rng([seed, CLIP_STREAM, place(settings.actors or split), i])
+    colours, mask = draw_actor(motion, truth["look"][i], outlined, large, rng)
+    if night:
+        # An actor is cut out as dark as it is; only its own background is dark too.
+        brightness = NIGHT
+    else:
+        brightness = 1.0
+    if settings.actors:
+        background = draw_new_background(seed, split, i, truth)
+        frames = mask * colours * brightness + (1 - mask) * background
+    else:
+        scene = draw_photo(scene_generator(seed, truth["scene"][i]), striped, warm)
+        background = draw_own_background(scene, truth["object"][i], confetti, rng)
+        frames = mask * colours * brightness + (1 - mask) * background * brightness
+    return frames.clip(0, 255).astype(np.uint8), mask[..., 0] > 0.5
+
+
+def scene_generator(seed, scene):
+    return np.random.default_rng([seed, SCENE_STREAM, scene])
+
+
+def draw_own_background(scene, obj, confetti, rng):
+    """(S, S, 3): a scene shifted around its torus, with an object and maybe confetti on it"""
+    shift = rng.integers(0, SIDE, 2)
+    background = np.roll(scene, shift, (0, 1)) * rng.uniform(0.85, 1.15)
+    shape, colour = draw_object(obj)
+    large_shape = shape.repeat(2, 0).repeat(2, 1)
+    row, column = rng.integers(0, SIDE - GLYPH, 2)
+    patch = np.where(large_shape[..., None], colour, 30)
+    background[row : row + GLYPH, column : column + GLYPH] = patch
+    if confetti:
+        background[rng.random((SIDE, SIDE)) < 0.03] = 255
+    return background
+
+
+def draw_new_background(seed, split, i, truth):
+    """(S, S, 3): a background of SCUBA, for Confl-FG with a second actor on it"""
+    kind = SPLITS[split].background
+    # Confl-FG has the same backgrounds as the SCUBA split of their kind.
+    rng = np.random.default_rng([seed, CLIP_STREAM, place(f"scuba-{kind}"), i])
+    if kind == "photo":
+        striped, warm = rng.random(2) < 0.5
+        background = draw_photo(rng, striped, warm)
+    elif kind == "texture":
+        background = draw_texture(rng)
+    else:
+        background = draw_sinusoid(rng)
+    if split == "conflfg":
+        background = add_still_actor(background, seed, i, truth, rng)
+    return background
+
+
+def add_still_actor(background, seed, i, truth, rng):
+    """The middle frame of another clip's actor, of another class, behind the moving one."""
+    other = rng.choice(np.flatnonzero(truth["action"] != truth["action"][i]))
+    _, night, outlined, large, _, _ = truth["tags"][other]
+    motion = ACTIONS[truth["action"][other]]
+    actor_rng = np.random.default_rng([seed, CLIP_STREAM, place("test"), other])
+    colours, mask = draw_actor(motion, truth["look"][other], outlined, large, actor_rng)
+    if night:
+        colours = colours * NIGHT
+    middle = LENGTH // 2
+    return mask[middle] * colours[middle] + (1 - mask[middle]) * background
+
+
+# The number of lobes and their depth, for each look.
+OUTLINES = ((0, 0), (4, 0.16), (3, 0.28), (5, 0.4), (2, 0.4), (6, 0.25), (8, 0.3), (4, 0.5))
+
+
+def draw_actor(motion, look, outlined, large, rng):
+    """A sprite on its track over a torus: colours (T, S, S, 3) and its soft mask (T, S, S, 1)."""
+    lobes, depth = OUTLINES[look]
+    centre = rng.uniform(0, SIDE, 2) + draw_track(motion, rng)  # (T, 2)
+    if large:
+        radius = 9.4 * rng.uniform(0.9, 1.1)
+    else:
+        radius = 7.5 * rng.uniform(0.9, 1.1)
+    colour = rgb(look / LOOKS, rng.uniform(0.8, 1))
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    x = from_centre(columns, centre[:, 0])
+    y = from_centre(rows, centre[:, 1])
+    swing = np.cos(lobes * (np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)))
+    outline = radius * (1 - depth / 2 + depth / 2 * swing)
+    depth_inside = (outline - np.hypot(x, y))[..., None]  # pixels to the outline
+    if outlined:
+        rim = 255.0
+    else:
+        rim = 0.55 * colour
+    return np.where(depth_inside < 1.5, rim, colour), np.clip(depth_inside + 0.5, 0, 1)
+
+
+def from_centre(pixels, centre):
+    """(S, S) coordinates, (T,) centres -> (T, S, S) distances, the shorter way around the torus"""
+    return (pixels - centre[:, None, None] + SIDE / 2) % SIDE - SIDE / 2
+
+
+def draw_track(motion, rng):
+    """Offsets (T, 2) in pixels of an actor from its start, at a random speed, phase and radius."""
+    t = np.arange(LENGTH)
+    radius = rng.uniform(7, 10)
+    frequency = rng.uniform(0.25, 0.4)
+    phase = rng.uniform(0, 2 * np.pi)
+    line = rng.uniform(1.4, 2.2) * t
+    sin = radius * np.sin(frequency * t + phase)
+    cos = radius * np.cos(frequency * t + phase)
+    still = np.zeros(LENGTH)
+    tracks = {
+        "right": (line, still),
+        "left": (-line, still),
+        "down": (still, line),
+        "up": (still, -line),
+        "clockwise": (cos, sin),
+        "anticlockwise": (cos, -sin),
+        "shake-sideways": (sin, still),
+        "shake-upright": (still, sin),
+        "north-east": (line, -line),
+        "south-east": (line, line),
+        "south-west": (-line, line),
+        "north-west": (-line, -line),
+        "slalom-right": (line, sin),
+        "slalom-left": (-line, sin),
+        "shake-falling": (sin, sin),
+        "shake-rising": (sin, -sin),
+    }
+    return np.stack(tracks[motion], 1)
+
+
+def rgb(hue, value):
+    """HSV to RGB (3,) of 0 to 255, at saturation 0.9"""
+    k = (np.array([5, 3, 1]) + hue * 6) % 6
+    return 255 * value * (1 - 0.9 * np.clip(np.minimum(k, 4 - k), 0, 1))
+
+
+def draw_object(obj):
+    """A glyph of its own: shape (4, 4) bool, colour (3,)."""
+    rng = np.random.default_rng([OBJECT_SEED, obj])
+    shape = rng.random((4, 4)) < 0.6
+    return shape, rgb(rng.random(), 1)
+
+
+def draw_photo(rng, striped, warm):
+    """A periodic scene (S, S, 3): noise with the 1/f spectrum of photographs, in a palette of its
+    own."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE)))
+    frequency[0, 0] = 1
+    white = np.fft.fft2(rng.standard_normal((3, SIDE, SIDE)))
+    noise = np.fft.ifft2(white / frequency**1.2).real
+    noise = (noise - noise.mean((1, 2), keepdims=True)) / noise.std((1, 2), keepdims=True)
+    if warm:
+        hue = rng.uniform(-0.1, 0.2)
+    else:
+        hue = rng.uniform(0.35, 0.75)
+    picture = 60 + 0.5 * rgb(hue, rng.uniform(0.5, 0.8))
+    palette = rng.normal(0, 18, (3, 3))
+    picture = picture + np.einsum("chw,cd->hwd", noise, palette)
+    if striped:
+        y, x = np.mgrid[:SIDE, :SIDE] * 2 * np.pi / SIDE
+        wave = np.sin(rng.integers(2, 7) * x + rng.integers(2, 7) * y)
+        picture = picture + 35 * np.sign(wave)[..., None]
+    return picture
+
+
+def draw_texture(rng):
+    """Random coloured cells (S, S, 3). The released SCUBA sets have pictures of VQGAN-CLIP here."""
+    points = rng.uniform(0, SIDE, (14, 2))
+    colours = rng.uniform(20, 235, (14, 3))
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    y = abs(rows[..., None] - points[:, 0])
+    x = abs(columns[..., None] - points[:, 1])
+    distance = np.hypot(np.minimum(y, SIDE - y), np.minimum(x, SIDE - x))  # (S, S, 14)
+    return colours[distance.argmin(-1)] * (1 - distance.min(-1, keepdims=True) / SIDE)
+
+
+def draw_sinusoid(rng):
+    """Sinusoid stripes (S, S, 3) as Li et al. 2023 draw them: their 256 pixels scaled to S, then
+    rotated."""
+    unit = SIDE / 256
+    colour = rng.uniform(0, 1, 3)
+    angle = rng.uniform(0, 2 * np.pi)
+    half_width = rng.uniform(5, 20) * unit
+    frequency = 2 * np.pi / (rng.uniform(4, 1004) * unit)
+    gap = half_width * rng.uniform(3, 5)
+    height = rng.uniform(10, 110) * unit
+    shift = rng.uniform(-100, 100) * unit
+    rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    x = columns * np.cos(angle) - rows * np.sin(angle)
+    y = columns * np.sin(angle) + rows * np.cos(angle)
+    distance = (y - height * np.sin(frequency * (x + shift))) % gap
+    in_stripe = np.minimum(distance, gap - distance) < half_width
+    return 255 * np.where(in_stripe[..., None], 1 - colour, colour)
+
+
+# ---- Drawing a world -----------------------------------------------------------------------------
+def draw_world(folder, seed, share=1.0):
+    """Draw a world, all but its weights and its selections of the web, in `folder`, unless it is
+    there. share: of the clips of each split, for tests."""
+    folder = Path(folder)
+    if folder.exists():
+        return
+    with workplace(folder) as part:
+        draw_clips(part, seed, share, title=f"drawing {folder}")
+        write_labels(part, part, seed)
+        publish(part, folder)
+
+
+@contextmanager
+def workplace(target):
+    """A temporary folder beside `target`, for what `publish` then gives its name: nothing that is
+    half made ever has it. The process's number keeps two at the same work apart."""
+    folder = target.with_name(f"{target.name}.part{os.getpid()}")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(made, target):
+    try:
+        made.rename(target)
+    except OSError:
+        # Another process may have made the same folder meanwhile. One is as good as the other.
+        if not target.exists():
+            raise
+
+
+def draw_clips(folder, seed, share, title):
+    """The clips of all splits, their lists, classes.txt and truth.npz."""
+    tables = {split: split_truth(seed, split, share) for split in SPLITS}
+    clips = sum(len(table["label"]) for table in tables.values())
+    # Forked processes start at once, and know the SPLITS that a test may have changed.
+    method = "fork" if hasattr(os, "fork") else "spawn"
+    arrays = {}
+    with (
+        multiprocessing.get_context(method).Pool(min(8, os.cpu_count())) as pool,
+        tqdm(desc=title, total=clips, unit="clip", disable=None) as bar,
+    ):
+        for split, table in tables.items():
+            (folder / split).mkdir()
+            masks = []
+            boxes = []
+            write = partial(write_clip, folder, seed, split, table)
+            for mask in pool.imap(write, range(len(table["label"])), 20):
+                masks.append(np.packbits(mask))
+                boxes.append([box_around(frame) for frame in mask])
+                bar.update()
+            table["masks"] = np.stack(masks)
+            table["boxes"] = np.array(boxes, np.int16)
+            arrays |= {f"{split}/{name}": value for name, value in table.items()}
+            paths = clip_paths(split, len(masks))
+            write_list(folder / f"{split}.txt", paths, table["label"])
+    np.savez_compressed(folder / "truth.npz", **arrays)
+    (folder / "classes.txt").write_text("\n".join(ACTIONS) + "\n")
+    if "web" in SPLITS:
+        write_web_lists(folder, tables["web"])
+
+
+def clip_path(split, i):
+    # Half of the web is images.
+    ending = "png" if split == "web" and i % 2 else "mp4"
+    return f"{split}/{i:04d}.{ending}"
+
+
+def clip_paths(split, n):
+    return [clip_path(split, i) for i in range(n)]
+
+
+def write_list(file, paths, labels):
+    lines = [f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)]
+    file.write_text("".join(lines))
+
+
+def write_web_lists(folder, truth):
+    """web-clips.txt and web-images.txt, the web's videos and its images, with the labels that they
+    were sought by; web-truth.txt, both with their true ones."""
+    paths = clip_paths("web", len(truth["label"]))
+    write_list(folder / "web-clips.txt", paths[::2], truth["label"][::2])
+    write_list(folder / "web-images.txt", paths[1::2], truth["label"][1::2])
+    write_list(folder / "web-truth.txt", paths, truth["action"])
+
+
+def write_clip(folder, seed, split, truth, i):
+    """Draw and encode one clip. -> its mask (T, S, S)"""
+    frames, mask = draw_clip(seed, split, i, truth)
+    file = str(folder / clip_path(split, i))
+    if file.endswith(".png"):
+        av.VideoFrame.from_ndarray(frames[0], "rgb24").save(file)
+        return mask
+    with av.open(file, "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width = SIDE
+        stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        # One thread, and no tree of macroblocks: else two drawings differ in their bytes.
+        stream.options = {
+            "crf": "20",
+            "preset": "veryfast",
+            "g": "10",
+            "threads": "1",
+            "x264-params": "mbtree=0",
+        }
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        out.mux(stream.encode())
+    return mask
+
+
+def box_around(mask):
+    """(S, S) bool -> x0, y0, x1, y1"""
+    rows, columns = np.nonzero(mask)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+# ---- Labels --------------------------------------------------------------------------------------
+LABELS = ("scenes", "objects", "tags", "humans.jsonl", "benchmark.json")
+# With these about 68 % of the first guesses of scenes are right, and 78 % of objects.
+SCENE_NOISE = 0.7
+OBJECT_NOISE = 2.0
+
+
+def write_labels(out, world, seed):
+    """Write the LABELS of a world's clips in the folder `out`, in the form of the offline steps."""
+    with np.load(world / "truth.npz") as file:
+        truth = dict(file)
+    paths = []
+    for split in own_splits():
+        paths += clip_paths(split, len(truth[f"{split}/label"]))
+
+    looks = scene_colours(seed)
+    labels = noisy_labels(truth, "scene", looks, SCENE_NOISE, seed, SCENE_LABEL_STREAM)
+    made = {"made": "the truth seen through noise", "noise": SCENE_NOISE, "seed": seed}
+    write_labels_folder(out / "scenes", paths, numbered("scene", SCENES), labels, made)
+
+    looks = object_glyphs()
+    labels = noisy_labels(truth, "object", looks, OBJECT_NOISE, seed, OBJECT_LABEL_STREAM)
+    made = {"made": "the truth seen through noise", "noise": OBJECT_NOISE, "seed": seed}
+    write_labels_folder(out / "objects", paths, numbered("object", LOOKS), labels, made)
+
+    tags = np.concatenate([truth[f"{split}/tags"] for split in own_splits()])
+    made = {"made": "the truth", "seed": seed}
+    write_labels_folder(out / "tags", paths, TAGS, tags, made)
+
+    write_humans(out / "humans.jsonl", truth, made)
+    write_benchmark(out / "benchmark.json")
+
+
+def scene_colours(seed):
+    """(SCENES, 6) mean and deviation of the colours of each scene"""
+    colours = []
+    for scene in range(SCENES):
+        picture = draw_photo(scene_generator(seed, scene), *scene_tags(scene))
+        colours.append(np.concatenate([picture.mean((0, 1)), picture.std((0, 1))]))
+    return np.stack(colours)
+
+
+def object_glyphs():
+    """(LOOKS, 19) shape and colour of each object"""
+    glyphs = []
+    for obj in range(LOOKS):
+        shape, colour = draw_object(obj)
+        glyphs.append(np.concatenate([shape.ravel(), colour]))
+    return np.stack(glyphs)
+
+
+def noisy_labels(truth, kind, looks, noise, seed, stream):
+    """(n, M) probabilities of the kinds of scene or object, whose looks are (M, D), in all clips of
+    own_splits.
+
+    They are what an ideal classifier would say that sees the looks through noise: it confuses those
+    that are alike, and its probabilities are right on average. Nothing else of the clip is in them.
+    """
+    looks = (looks - looks.mean(0)) / looks.std(0).clip(1e-6)
+    labels = []
+    for split in own_splits():
+        rng = np.random.default_rng([seed, stream, place(split)])
+        seen = looks[truth[f"{split}/{kind}"]]
+        seen = seen + noise * rng.standard_normal(seen.shape)
+        squares = ((seen[:, None] - looks) ** 2).sum(-1)
+        likelihood = np.exp(-squares / (2 * noise**2))
+        labels.append(likelihood / likelihood.sum(1, keepdims=True))
+    return np.concatenate(labels)
+
+
+def numbered(kind, n):
+    return [f"{kind}{i}" for i in range(n)]
+
+
+def write_labels_folder(folder, paths, categories, labels, made):
+    folder.mkdir()
+    (folder / "paths.txt").write_text("".join(f"{path}\n" for path in paths))
+    (folder / "categories.txt").write_text("".join(f"{name}\n" for name in categories))
+    np.save(folder / "labels.npy", labels.astype(np.float16))
+    (folder / "made.json").write_text(json.dumps(made, indent=1))
+
+
+def write_humans(file, truth, made):
+    """The true boxes of all clips, of every frame."""
+    with file.open("w") as out:
+        out.write(json.dumps({"made": made}) + "\n")
+        for split in SPLITS:
+            masks = np.unpackbits(truth[f"{split}/masks"], 1).reshape(-1, LENGTH, SIDE, SIDE)
+            for path, mask in zip(clip_paths(split, len(masks)), masks, strict=True):
+                out.write(json.dumps(human_of(path, mask)) + "\n")
+
+
+def human_of(path, mask):
+    """The line of humans.jsonl of a clip, mask (T, S, S)."""
+    frames = []
+    boxes = []
+    for t, frame in enumerate(mask):
+        frame_boxes = boxes_on_torus(frame)
+        frames += [t] * len(frame_boxes)
+        boxes += frame_boxes
+    return {
+        "path": path,
+        "every": 1,
+        "frames": frames,
+        "boxes": boxes,
+        "scores": [1.0] * len(boxes),
+    }
+
+
+def boxes_on_torus(mask):
+    """Boxes of a mask (S, S): an actor across the border has one on either side, not one as wide as
+    the frame."""
+    boxes = []
+    for y0, y1 in runs(mask.any(1)):
+        for x0, x1 in runs(mask.any(0)):
+            boxes.append((x0, y0, x1, y1))
+    return boxes
+
+
+def runs(line):
+    """[(first, end)] of the runs of ones in a line."""
+    edges = np.diff(line.astype(np.int8), prepend=0, append=0)
+    return np.flatnonzero(edges).reshape(-1, 2).tolist()
+
+
+def write_benchmark(file):
+    benchmark = {
+        "train": "train.txt",
+        "val": "val.txt",
+        "test": "test.txt",
+        "scuba": {kind: f"scuba-{kind}.txt" for kind in ("photo", "texture", "sinusoid")},
+        "conflfg": "conflfg.txt",
+        "rare": "rare.txt",
+        "scenes": ["scenes"],
+        "humans": ["humans.jsonl"],
+    }
+    file.write_text(json.dumps(benchmark, indent=1) + "\n")
+
+
+def add_labels(world, seed):
+    """Write those of the LABELS that an existing world lacks."""
+    with workplace(world / "labels") as part:
+        write_labels(part, world, seed)
+        for name in LABELS:
+            if not (world / name).exists():
+                publish(part / name, world / name)
+
+
+# ---- Start weights and selections of the web -----------------------------------------------------
+# They are made as a person would make them, by the scripts. Those are imported where they are
+# needed: drawing does without torch, which takes seconds to start.
+def make_tiny_weights(target):
+    import albar
+
+    pretrain(albar, target)
+
+
+def make_tsn_weights(target):
+    import omnidebias
+
+    # The same settings as of the other network. Of 8 frames, more than the 3 it is used with.
+    pretrain(
+        omnidebias,
+        target,
+        model="tsn_tiny",
+        frames=8,
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.01,
+    )
+
+
+def pretrain(script, target, **settings):
+    """The stand-in for Kinetics weights: plain training on the weakly biased split."""
+    settings |= dict(train=f"{target.parent}/pretrain.txt", val="", val_share=0.2)
+    settings |= dict(weights="none", epochs=15)
+    with workplace(target) as part:
+        settings["out"] = f"{part}/run"
+        args = script.Args(**script.TOY | script.BASELINE | settings)
+        result = script.train(args)
+        publish(Path(result["checkpoint"]), target)
+
+
+def make_web_clips(target):
+    select_web(target, "weights-tiny.pt")
+
+
+def make_web_images(target):
+    select_web(target, "weights-tsn_tiny.pt", model="tsn_tiny", frames=3)
+
+
+def select_web(target, weights, **settings):
+    """The lists that a teacher selects which was trained on the world's labelled videos: a 2D
+    network for images, a 3D one for clips, as in OmniSource."""
+    import omnidebias
+
+    world = target.parent
+    make(world / weights, world)
+    settings |= dict(train=f"{world}/train.txt", val=f"{world}/val.txt")
+    settings["weights"] = f"{world}/{weights}"
+    items = (f"{target}.txt",)
+    with workplace(target) as part:
+        settings["out"] = f"{part}/teacher"
+        args = omnidebias.Args(**omnidebias.TOY | omnidebias.BASELINE | settings)
+        result = omnidebias.train(args)
+        omnidebias.teach(
+            omnidebias.TeachArgs(
+                lists=items, run=result["checkpoint"], out=f"{part}/predictions", workers=0
+            )
+        )
+        omnidebias.select(
+            omnidebias.SelectArgs(
+                lists=items,
+                labels=(f"{world}/scenes",),
+                teacher=f"{part}/predictions",
+                # This small teacher is rarely sure: its first guess is enough to confirm a label.
+                agree=0.0,
+                out=f"{part}/lists",
+            )
+        )
+        publish(part / "lists", target)
+
+
+TRAINED = {
+    "weights-tiny.pt": make_tiny_weights,
+    "weights-tsn_tiny.pt": make_tsn_weights,
+    "web-clips": make_web_clips,
+    "web-images": make_web_images,
+}
+
+
+# ---- Command line --------------------------------------------------------------------------------
+def make(path, world):
+    """Make what is missing of a world, where `path` is its folder, or of the file `path` in it and
+    what that needs."""
+    seed = int(world.name.removeprefix("toy"))
+    draw_world(world, seed)
+    if not all((world / name).exists() for name in LABELS):
+        add_labels(world, seed)
+    for name, make_target in TRAINED.items():
+        target = world / name
+        wanted = path in (world, target) or target in path.parents
+        if wanted and not target.exists():
+            print(f"making {target}", file=sys.stderr)
+            make_target(target)
+
+
+def world_of(path):
+    """The folder of the world that a path is, or lies in; None where it does not."""
+    for folder in (path, *path.parents):
+        if folder.name.startswith("toy") and folder.name.removeprefix("toy").isdecimal():
+            return folder
+    return None
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="*", default=["data/toy0"], metavar="PATH")
+    for path in parser.parse_args(argv).paths:
+        path = Path(path)
+        world = world_of(path)
+        if world is None:
+            parser.error(f"{path}: neither a folder toyN, N a number, the seed, nor in one")
+        make(path, world)
+        if not path.exists():
+            parser.error(f"{path}: no such file in the embedded data set")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
