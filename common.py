@@ -68,7 +68,6 @@ def cli(Args, main, presets=None, steps=None, argv=None):
     main, presets)}, sub-commands such as `python sdn.py scenes`; no word means main.
     """
     argv = sys.argv[1:] if argv is None else argv
-    presets = presets or {}
     program = os.path.basename(sys.argv[0])
     description = sys.modules[Args.__module__].__doc__
     if steps and argv and argv[0] in steps:
@@ -76,6 +75,7 @@ def cli(Args, main, presets=None, steps=None, argv=None):
         Args, main, presets = steps[argv[0]]
         description = main.__doc__
         argv = argv[1:]
+    presets = presets or {}
     parser = make_parser(Args, presets, program, description)
     given = vars(parser.parse_intermixed_args(argv))
     try:

@@ -21,11 +21,12 @@ Commands
   python omnidebias.py             the embedded data set (drawn once); --baseline: without the web
   Table 9, 3D: --web data/toy0/web-clips/NAME.txt, NAME of bias, mid, rand, all, unbias. 2D: of
       web-images, with --model tsn_tiny --weights data/toy0/weights-tsn_tiny.pt --frames 3
-      --test-clips 25. Table 2: --smad --web none, -, --smad
+      --test-clips 25. Table 2: --web none and SMAD, -, SMAD, which is
+      --smad --aspect scene=data/toy0/scenes object=data/toy0/objects
   python omnidebias.py clips omnisource.json --out web.txt            (OmniSource's raw videos)
   python sdn.py scenes web.txt --root web --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt --max-bad 1 --out web-scenes
-  python omnidebias.py teach web.txt --root web --run runs/plain --out teacher
+  python omnidebias.py teach web.txt --root web --max-bad 1 --run runs/plain --out teacher
   python omnidebias.py select web.txt --root web --labels web-scenes --teacher teacher
   torchrun --nproc-per-node 8 omnidebias.py --train train.txt --root videos \\
       --web web-lists/unbias.txt --web-root web                        (--tsn: the 2D network)
@@ -372,9 +373,9 @@ class Joint(torch.utils.data.Dataset):
 
 
 class JointOrder(Order):
-    """Order's batches, each followed by web items, `ratio` of `n_web` a video, of which each process
-    and part has its equal share. Which they are follows from the step alone: pass after pass of
-    them, each in an order of its own."""
+    """Order's batches, each followed by web items, `ratio` of `n_web` a video, of which each
+    process and part has its equal share. Which they are follows from the step alone: pass after
+    pass of them, each in an order of its own."""
 
     def __init__(self, n, batch_size, n_web, ratio, seed, rank=0, world=1, accumulate=1):
         super().__init__(n, batch_size, seed, rank, world, accumulate)
@@ -932,7 +933,8 @@ def clips(args):
         for video in videos:
             positive = video["positive_clip_inds"]
             different = len(set(positive)) == len(positive)
-            if not different or not all(0 <= i < video["num_clips"] for i in positive):
+            inside = all(0 <= i < video["num_clips"] for i in positive)
+            if not different or not inside or video["label"] < 0:
                 raise ValueError(video["video_dir"])
             for i in positive:
                 lines.append(f"{video['video_dir']}/part_{i}.mp4 {int(video['label'])}\n")
@@ -1000,9 +1002,10 @@ def teach(args):
 
 @dataclass
 class SelectArgs:
-    list: str = arg(
-        "",
-        "list of web items, `path label` a line; the label is the class that they were sought by",
+    lists: tuple = arg(
+        (),
+        "one list of web items, `path label` a line; the label is the class that they were sought "
+        "by",
         positional=True,
     )
     labels: tuple = arg((), "folders of `sdn.py scenes`: the items' facet; SMAD Sec. 5.2: scenes")
@@ -1079,14 +1082,18 @@ def select(args):
     rand.txt (a random third), all.txt. Items that cannot be read, or have no label, are left out
     and counted.
     """
-    if not args.list or not args.labels:
-        raise UserError("name a list of web items, and --labels FOLDER, their scenes")
+    if len(args.lists) != 1 or not args.labels:
+        raise UserError("name one list of web items, and --labels FOLDER, their scenes")
     if Path(args.out).exists():
         raise UserError(f"{args.out} exists: remove it, or name another folder with --out")
     if args.confident < 1 and not args.teacher:
         raise UserError("--confident is about a --teacher: name one")
-    classes = open_labels(args.teacher).categories if args.teacher else None
-    items = read_list(args.list, args.root, "train", args.split, classes)
+    classes = ()
+    if args.teacher:
+        classes = open_labels(args.teacher).categories
+    items = read_list(args.lists[0], args.root, "train", args.split, classes)
+    if Path(args.lists[0]).with_name("classes.txt").exists():
+        classes = items.classes
     soft, _ = read_labels(args.labels, items.paths)
     facet = torch.where(soft.any(1), soft.argmax(1), -1).numpy()
     if not (facet >= 0).any():
@@ -1108,7 +1115,7 @@ def select(args):
     lists = {}
     for name, places in chosen.items():
         lists[name] = [(items.paths[i], kept[i]) for i in places]
-    write_lists(Path(args.out), lists, classes or ())
+    write_lists(Path(args.out), lists, classes)
     print_selection(args, items, facet, predicted, kept, chosen)
 
 
@@ -1164,9 +1171,9 @@ def print_selection(args, items, facet, predicted, kept, chosen):
 
 
 STEPS = {
-    "clips": (ClipsArgs, clips, None),
-    "teach": (TeachArgs, teach, None),
-    "select": (SelectArgs, select, None),
+    "clips": (ClipsArgs, clips, {}),
+    "teach": (TeachArgs, teach, {}),
+    "select": (SelectArgs, select, {}),
 }
 
 

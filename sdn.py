@@ -903,6 +903,8 @@ def humans(args):
         row = {"path": path, "every": args.every, "frames": frames, "boxes": boxes}
         append_line(args.out, row | {"scores": scores})
     count = int(total(len(unreadable))[0])
+    if count == len(videos):
+        raise UserError(f"none of {count} videos can be read, first {videos.full(0)}: check --root")
     if rank == 0:
         names = ", ".join(unreadable[:5])
         print(f"{args.out}: {len(videos) - count} videos, {count} unreadable {names}")

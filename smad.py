@@ -1053,36 +1053,21 @@ def split(args):
             "labels)"
         )
     new_label = {a: i for i, a in enumerate(sorted(of_action))}
-    lists = {"train": np.concatenate([of_action[a].train for a in new_label])}
-    for name, share in shares.items():
-        n = round(share * args.val_size)
-        parts = []
-        for a in new_label:
-            parts += [of_action[a].held_out[:n], of_action[a].tail[: args.val_size - n]]
-        lists[name] = np.concatenate(parts)
-
+    lists = join_actions(of_action, shares, args.val_size)
     rows = {}
     for name, places in lists.items():
         rows[name] = [(paths[i], new_label[action[i]]) for i in sorted(places)]
-    restricted = cut_lists(args, videos.classes, new_label, rows)
+    restricted, notes = cut_lists(args, videos.classes, new_label, rows)
     information = measure_lists(lists, action, facets, new_label, rng)
     write_lists(Path(args.out), rows | restricted, [videos.classes[a] for a in new_label])
 
-    passed_over = ", ".join(videos.classes[a] for a in too_small)
     print(
         f"{args.out}: {len(new_label)} actions; {(~labelled).sum()} videos without labels left "
-        f"out; videos in {videos.root}; passed over, too small: {passed_over or 'none'}"
+        f"out; videos in {videos.root}"
     )
-    for name, places in lists.items():
-        values = []
-        for kind, (value, at_random) in information[name].items():
-            values.append(f"{kind} {value:.3f} ({at_random:.3f} if sampled at random)")
-        print(
-            f"{name}.txt: {len(places)} videos; normalised mutual information of the action and "
-            f"{', '.join(values)}"
-        )
-    for name, restricted_rows in restricted.items():
-        print(f"{name}.txt: {len(restricted_rows)} videos")
+    if too_small:
+        print("passed over, too small:", ", ".join(videos.classes[a] for a in too_small))
+    print_lists(lists, information, notes)
     return information
 
 
@@ -1142,9 +1127,23 @@ def split_actions(action, facets, reserve, args, rng):
     return of_action, too_small
 
 
+def join_actions(of_action, shares, val_size):
+    """{list: places} of the training and validation videos, action after action"""
+    parts = [of_action[a] for a in sorted(of_action)]
+    lists = {"train": np.concatenate([part.train for part in parts])}
+    for name, share in shares.items():
+        n = round(share * val_size)
+        places = []
+        for part in parts:
+            places += [part.held_out[:n], part.tail[: val_size - n]]
+        lists[name] = np.concatenate(places)
+    return lists
+
+
 def cut_lists(args, classes, new_label, rows):
-    """{NAME: rows} of the lists of --restrict, cut to the new classes"""
+    """-> {NAME: rows} of the lists of --restrict, cut to the new classes; a line about each"""
     cut = {}
+    notes = []
     for path in args.restrict:
         other = read_list(path, args.root, "test", args.split, classes)
         name = Path(path).stem
@@ -1158,7 +1157,8 @@ def cut_lists(args, classes, new_label, rows):
                 f"{name}.txt"
             )
         cut[name] = kept
-    return cut
+        notes.append(f"{name}.txt: {len(kept)} of {len(other)} videos, in {other.root}")
+    return cut, notes
 
 
 def measure_lists(lists, action, facets, new_label, rng):
@@ -1178,7 +1178,21 @@ def measure_lists(lists, action, facets, new_label, rng):
     return information
 
 
-STEPS = {"split": (SplitArgs, split, None)}
+def print_lists(lists, information, notes):
+    """The size and mutual information of each list, then the notes about those of --restrict."""
+    for name, places in lists.items():
+        values = []
+        for kind, (value, at_random) in information[name].items():
+            values.append(f"{kind} {value:.3f} ({at_random:.3f} if sampled at random)")
+        print(
+            f"{name}.txt: {len(places)} videos; normalised mutual information of the action and "
+            f"{', '.join(values)}"
+        )
+    for note in notes:
+        print(note)
+
+
+STEPS = {"split": (SplitArgs, split, {})}
 
 
 if __name__ == "__main__":
