@@ -104,7 +104,7 @@ class Args:
         0.75, "probability of the augmentation for a sample; official code", low=0, high=1
     )
 
-    train: str = arg("", "training list")
+    train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
     val_share: float = arg(
         0.2, "share of the training list held out, seeded; App. B", low=0, high=1
@@ -262,6 +262,8 @@ def augment(clip, target, name, prob):
     """One of Table 1's augmentations: one lambda a batch, each sample with probability prob."""
     if name == "none":
         return clip, target
+    if len(clip) < 2:
+        raise UserError(f"--augment {name} mixes the clips of a batch: a larger --batch-size")
     mix, a = AUGMENT[name]
     lam = torch.distributions.Beta(a, a).sample().item()
     share = (torch.rand(len(clip)) < prob).float().to(clip.device)
@@ -271,12 +273,19 @@ def augment(clip, target, name, prob):
 # ---- Model ---------------------------------------------------------------------------------------
 def build_model(args, num_classes):
     """-> Network of args.model, from random weights."""
-    if args.model == "tiny":
-        return Network(Tiny(num_classes), num_classes)
     names = torchvision.models.list_models(torchvision.models.video)
-    if args.model not in names:
+    if args.model == "tiny":
+        backbone = Tiny(num_classes)
+    elif args.model in names:
+        backbone = torchvision.models.get_model(args.model, weights=None)
+    else:
         raise UserError(f"--model {args.model}: not one of tiny, {', '.join(names)}")
-    return Network(torchvision.models.get_model(args.model, weights=None), num_classes)
+    return Network(backbone, num_classes).to(memory_format=layout(args))
+
+
+def layout(args):
+    """The memory format of weights and clips."""
+    return torch.channels_last_3d if args.channels_last else torch.contiguous_format
 
 
 # ---- Losses --------------------------------------------------------------------------------------
@@ -444,12 +453,22 @@ def learning_rate(step, steps_per_epoch, args):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def prepare(batch, args, device):
+    """A batch of the loader -> what training_step takes"""
+    clip = batch["clip"].to(device, non_blocking=True)
+    clip = normalise(clip, args.mean, args.std).contiguous(memory_format=layout(args))
+    return {"clip": clip, "label": batch["label"].to(device, non_blocking=True)}
+
+
+def make_optimizer(net, args):
+    lr = args.lr * args.batch_size / 64
+    return torch.optim.AdamW(net.parameters(), lr, weight_decay=args.weight_decay)
+
+
 def train(args):
-    """Train, log and save in args.out. -> figures of the last epoch on validation, and "checkpoint",
-    the file of its weights."""
+    """Train, log and save in args.out. -> figures of the last epoch on validation, and
+    "checkpoint", the file of its weights."""
     rank, world, device = start(args.seed)
-    if args.augment != "none" and args.batch_size < 2 * world * args.accumulate:
-        raise UserError("--augment mixes the clips of a part of the batch: a larger --batch-size")
     data = make_data(args)
     order = Order(len(data.train), args.batch_size, args.seed, rank, world, args.accumulate)
     loader = make_loader(
@@ -462,14 +481,11 @@ def train(args):
     try_clip(net, args)
     run = Run("albar", args, data.train, data.val)
     note = run.note or load_weights(net, args.weights, args.model)
-    layout = torch.channels_last_3d if args.channels_last else torch.contiguous_format
-    net.to(device, memory_format=layout)
+    net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model
 
-    optimizer = torch.optim.AdamW(
-        net.parameters(), args.lr * args.batch_size / 64, weight_decay=args.weight_decay
-    )
+    optimizer = make_optimizer(net, args)
     steps_per_epoch = len(data.train) // args.batch_size
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate, steps_per_epoch=steps_per_epoch, args=args)
@@ -488,21 +504,15 @@ def train(args):
             batches = iter(loader)
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
-                for part in range(args.accumulate):
+                parts = [next(batches) for _ in range(args.accumulate)]
+                for part, batch in enumerate(parts):
                     last = part + 1 == args.accumulate
-                    batch = next(batches)
                     seed_step(args.seed, step * args.accumulate + part, rank)
-                    clip = batch["clip"].to(device, non_blocking=True)
-                    clip = normalise(clip, args.mean, args.std).contiguous(memory_format=layout)
-                    label = batch["label"].to(device, non_blocking=True)
+                    prepared = prepare(batch, args, device)
                     # Of a batch in parts, the last exchanges the gradients.
                     with no_sync(model, not last):
                         loss, metrics = training_step(
-                            model,
-                            {"clip": clip, "label": label},
-                            args,
-                            backward,
-                            log=logged and last,
+                            model, prepared, args, backward, log=logged and last
                         )
                         backward(loss)
                     run.record(metrics, batch)

@@ -129,7 +129,7 @@ class Args:
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
 
-    train: str = arg("", "training list")
+    train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
     val_share: float = arg(
         0.06, "share of the training list held out, seeded; the paper is silent", low=0, high=1
@@ -377,13 +377,15 @@ class JointOrder(Order):
     process and part has its equal share. Which they are follows from the step alone: pass after
     pass of them, each in an order of its own."""
 
-    def __init__(self, n, batch_size, n_web, ratio, seed, rank=0, world=1, accumulate=1):
-        super().__init__(n, batch_size, seed, rank, world, accumulate)
-        self.n_web = n_web
-        self.web_batch = round(ratio * batch_size) if n_web else 0
+    def __init__(self, joint, args, rank=0, world=1):
+        super().__init__(len(joint), args.batch_size, args.seed, rank, world, args.accumulate)
+        ratio = args.web_ratio
+        batch_size = args.batch_size
+        self.n_web = len(joint.web or ())
+        self.web_batch = round(ratio * batch_size) if joint.web else 0
         self.passes = {}  # {number: order of the items}
         is_whole = abs(self.web_batch - ratio * batch_size) < 1e-3
-        if n_web and not (self.web_batch and is_whole and self.web_batch % self.parts == 0):
+        if joint.web and not (self.web_batch and is_whole and self.web_batch % self.parts == 0):
             raise UserError(
                 f"--web-ratio {ratio} of --batch-size {batch_size}: {ratio * batch_size:g} web "
                 "items in a step must be a whole multiple of processes x --accumulate = "
@@ -497,6 +499,18 @@ def inflate(weight, shape):
     return weight
 
 
+def first_weights(net, args):
+    """Load what --weights names. -> what was done, in words"""
+    return load_weights(
+        net,
+        args.weights,
+        torchvision_name(args.model),
+        rename=mmaction_key,
+        drop=("data_preprocessor.",),
+        fit=inflate,
+    )
+
+
 # [end]
 
 
@@ -518,12 +532,12 @@ class Reverse(torch.autograd.Function):
 # [end]
 
 
-# [same in smad.py and omnidebias.py: SAAR]
+# [same in smad.py and omnidebias.py: SAAR, adversaries, Output]
 def actionness_reweighting(f, a):
     """Eq. (5)  F'(c,t,h,w) = (H W) F(c,t,h,w) A'(t,h,w), A' = softmax of A over h, w
 
-    f (N, C, H, W), a (N, 1, H, W), frames t among the N -> F', and the mask H W A' (N, 1, H, W), of
-    mean 1 in a frame
+    f (N T, C, H, W), a score map a (N T, 1, H, W), a row a frame -> F', and the mask H W A'
+    (N T, 1, H, W), of mean 1 in each frame
     """
     height, width = a.shape[2:]
     mask = height * width * a.float().flatten(2).softmax(2).view_as(a)
@@ -539,7 +553,8 @@ class SAAR(nn.Module):
         super().__init__()
         stage = []
         for _ in range(blocks):
-            # torchvision's bottleneck is channels / 4 * base_width / 64 wide: here `width`.
+            # torchvision's bottleneck gives 4 planes = channels, and planes * base_width / 64 =
+            # width is that of its inside.
             block = Bottleneck(
                 channels, channels // 4, base_width=256 * width / channels, norm_layer=norm
             )
@@ -579,7 +594,7 @@ class Output(NamedTuple):
 
     logits: torch.Tensor  # (N, K)
     features: torch.Tensor  # (N, S, D) f(x), which the action head sees
-    aspects: dict  # {NAME: (N, S, D)} logits of the adversaries
+    aspects: dict  # {NAME: (N, S, M)} logits of the adversaries, of M labels each
     mask: torch.Tensor | None  # (N T, 1, h, w) of SAAR
 
 
@@ -616,12 +631,14 @@ class OmniDebias(Network):
 
     def early_stages(self, x):
         if self.is_tiny:
-            return self.backbone.layers[:6](x)
-        # torchvision's ResNets name their stages in the order of the forward pass.
+            return self.backbone.layers[:6](x)  # of three layers, each of three modules
+        # torchvision's ResNets name their stages in the order of the forward pass; after layer4
+        # come the pool and the classifier.
         for name, stage in self.backbone.named_children():
             if name == "layer4":
-                return x
+                break
             x = stage(x)
+        return x
 
     def last_stage(self, x):
         if self.is_tiny:
@@ -657,20 +674,20 @@ class OmniDebias(Network):
         mask = None
         if self.saar is not None:
             x, mask = self.saar(x)  # Eq. (5)
-        features = self.pool(self.last_stage(x))
-        logits = self.head(features)
+        f = self.pool(self.last_stage(x))  # (N S, D)
+        logits = self.head(f)
         if frame_of is not None:
-            features = features[frame_of]
+            f = f[frame_of]
             logits = logits[frame_of]
         logits = logits.unflatten(0, (-1, segments)).mean(1)
         if not full:
             return logits
-        # The heads minimise their losses, the backbone below the reversal maximises them: Eqs. (1),
-        # (2).
-        features = features.unflatten(0, (-1, segments))
-        reversed_features = Reverse.apply(features, 1.0)
-        aspects = {name: head(reversed_features) for name, head in self.adversaries.items()}
-        return Output(logits, features, aspects, mask)
+        f = f.unflatten(0, (-1, segments))
+        # The heads descend their losses. The backbone, below the reversal, ascends them; by 1, as
+        # lambda_i is a factor of the loss already: Eq. (2).
+        reversed_f = Reverse.apply(f, 1.0)
+        aspects = {name: head(reversed_f) for name, head in self.adversaries.items()}
+        return Output(logits, f, aspects, mask)
 
     def features(self, clip):
         """(N, 3, T, H, W) -> (N, D), averaged over a TSN's segments"""
@@ -684,19 +701,24 @@ def build_model(args, num_classes, heads=None):
 
 
 # ---- Losses --------------------------------------------------------------------------------------
-# z (N, K) action logits, s (N, ..., D) logits of an aspect; each is the mean over the batch.
+# logits (N, K) of the actions, s (N, S, M) of an aspect, z its labels; each is the mean over the
+# batch.
 # [same in smad.py and omnidebias.py: cross-entropies]
-def cross_entropy(z, label):
-    """L_ce,Y of Sec. 5.1     label: (N,)"""
-    return F.cross_entropy(z, label)
+def cross_entropy(logits, label):
+    """L_ce,Y of Sec. 5.1
+
+    label: (N,)
+    """
+    return F.cross_entropy(logits, label)
 
 
-def soft_cross_entropy(s, p):
+def soft_cross_entropy(s, z):
     """Eq. (3)  L_adv = -sum_k z_k log h(f(x))_k
 
-    p: soft labels z, of s's shape or broadcast to it; a row of zeros adds nothing
+    h = softmax(s); z: soft labels, of s's shape or broadcast to it; a row of zeros adds 0 to the
+    mean
     """
-    return -(p * s.log_softmax(-1)).sum(-1).mean()
+    return -(z * s.log_softmax(-1)).sum(-1).mean()
 
 
 # [end]
@@ -738,14 +760,14 @@ def training_step(model, batch, args):
 
 def part_loss(output, batch, part):
     """Eq. (1) of a part of the batch, a slice -> loss, dict of what is logged"""
-    z = output.logits[part]
+    logits = output.logits[part]
     label = batch["label"][part]
-    l_ce = cross_entropy(z.float(), label)
-    metrics = {"ce": l_ce, "accuracy": (z.argmax(1) == label).float().mean()}
+    l_ce = cross_entropy(logits.float(), label)
+    metrics = {"ce": l_ce, "accuracy": (logits.argmax(1) == label).float().mean()}
     l_adv = []
-    for name, p in batch["aspects"].items():
-        s = output.aspects[name][part].float()  # (n, S, D)
-        loss = soft_cross_entropy(s, p[part][:, None])  # Eq. (3)
+    for name, labels in batch["aspects"].items():
+        s = output.aspects[name][part].float()  # (n, S, M)
+        loss = soft_cross_entropy(s, labels[part][:, None])  # Eq. (3)
         l_adv.append(loss)
         metrics[f"{name}_adv"] = loss
     return heads_objective(l_ce, l_adv), metrics  # Eq. (1)
@@ -798,21 +820,33 @@ def learning_rate(step, steps_per_epoch, args):
 # [end]
 
 
+def prepare(batch, data, args, device):
+    """A batch of the loader -> what training_step takes"""
+    clip = batch["clip"].to(device, non_blocking=True)
+    aspects = {}
+    for name, labels in data.aspects.items():
+        aspects[name] = labels[batch["video"]].to(device, non_blocking=True)
+    return {
+        "clip": normalise(clip, args.mean, args.std).contiguous(),
+        "label": batch["label"].to(device, non_blocking=True),
+        "videos": int((batch["index"] < len(data.train)).sum()),
+        "still": batch["still"].to(device),
+        "aspects": aspects,
+    }
+
+
+def make_optimizer(net, args):
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+
+
 def train(args):
     """Train, log and save in args.out. -> figures of the last epoch on validation, and
     "checkpoint", the file of its weights."""
     rank, world, device = start(args.seed)
     data = make_data(args)
-    order = JointOrder(
-        len(data.train),
-        args.batch_size,
-        len(data.train.web or ()),
-        args.web_ratio,
-        args.seed,
-        rank,
-        world,
-        args.accumulate,
-    )
+    order = JointOrder(data.train, args, rank, world)
     loader = make_loader(
         data.train, args, device, batch_sampler=order, persistent_workers=args.workers > 0
     )
@@ -822,33 +856,26 @@ def train(args):
     net = build_model(args, len(data.train.videos.classes), data.sizes())
     try_clip(net, args)
     run = Run("omnidebias", args, data.train, data.val, heads=data.sizes())
-    note = run.note or load_weights(
-        net,
-        args.weights,
-        torchvision_name(args.model),
-        rename=mmaction_key,
-        drop=("data_preprocessor.",),
-        fit=inflate,
-    )
+    note = run.note or first_weights(net, args)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model
 
-    if args.optimizer == "sgd":
-        optimizer = torch.optim.SGD(net.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+    optimizer = make_optimizer(net, args)
     steps_per_epoch = len(data.train) // args.batch_size
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate, steps_per_epoch=steps_per_epoch, args=args)
     )
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
-    web = data.train.web
-    if web:
+    if data.train.web:
+        web = data.train.web
         note = f"{note}; {len(web)} web items, {len(web.missing)} more missing"
     step = run.begin(
         note, device, model=net, optimizer=optimizer, scheduler=scheduler, scaler=scaler
     )
+
+    def backward(loss):
+        scaler.scale(loss / args.accumulate).backward()
 
     with Interrupt() as interrupt:
         for epoch in range(step // steps_per_epoch, args.epochs):
@@ -856,32 +883,15 @@ def train(args):
             batches = iter(loader)
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
-                for part in range(args.accumulate):
+                parts = [next(batches) for _ in range(args.accumulate)]
+                for part, batch in enumerate(parts):
                     last = part + 1 == args.accumulate
-                    batch = next(batches)
                     seed_step(args.seed, step * args.accumulate + part, rank)
-                    clip = batch["clip"].to(device, non_blocking=True)
-                    clip = normalise(clip, args.mean, args.std).contiguous()
-                    label = batch["label"].to(device, non_blocking=True)
-                    aspects = {}
-                    for name, labels in data.aspects.items():
-                        aspects[name] = labels[batch["video"]].to(device, non_blocking=True)
-                    videos = int((batch["index"] < len(data.train)).sum())
-                    still = batch["still"].to(device)
+                    prepared = prepare(batch, data, args, device)
                     # Of a batch in parts, the last exchanges the gradients.
                     with no_sync(model, not last):
-                        loss, metrics = training_step(
-                            model,
-                            {
-                                "clip": clip,
-                                "label": label,
-                                "videos": videos,
-                                "still": still,
-                                "aspects": aspects,
-                            },
-                            args,
-                        )
-                        scaler.scale(loss / args.accumulate).backward()
+                        loss, metrics = training_step(model, prepared, args)
+                        backward(loss)
                     run.record(metrics, batch)
                 if args.clip_grad:
                     scaler.unscale_(optimizer)
@@ -1171,9 +1181,9 @@ def print_selection(args, items, facet, predicted, kept, chosen):
 
 
 STEPS = {
-    "clips": (ClipsArgs, clips, {}),
-    "teach": (TeachArgs, teach, {}),
-    "select": (SelectArgs, select, {}),
+    "clips": (ClipsArgs, clips, None),
+    "teach": (TeachArgs, teach, None),
+    "select": (SelectArgs, select, None),
 }
 
 

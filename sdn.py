@@ -124,7 +124,7 @@ class Args:
     )
     scene_lr: float = arg(1.0, "learning rate of the scene head over --lr", low=0)
 
-    train: str = arg("", "training list")
+    train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
     val_share: float = arg(
         0.06, "share of the training list held out, seeded; Sec. 4.1: 4839 of 80942", low=0, high=1
@@ -572,6 +572,55 @@ def learning_rate(step, steps_per_epoch, args):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def count_masked(parts):
+    """How many clips of a batch, of all parts and processes, have a box in half of their frames
+    (S3)."""
+    return total(sum((part["humans"] >= 0.5).sum() for part in parts))[0]
+
+
+def prepare(batch, data, args, device, masked, num_masked):
+    """A batch of the loader -> what either half of training_step takes"""
+    clip = batch["clip"]
+    if args.w_ent:
+        clip = clip[:, int(masked)]
+    clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std).contiguous()
+    prepared = {"clip": clip, "label": batch["label"].to(device, non_blocking=True)}
+    if masked:
+        weight = (batch["humans"] >= 0.5) * args.batch_size / num_masked
+        prepared["weight"] = weight.to(device, non_blocking=True)
+    elif data.scenes is not None:
+        prepared["scene"] = data.scenes[batch["video"]].to(device, non_blocking=True)
+    return prepared
+
+
+def leave_scene_head(net):
+    """The second half is not theta_S's: without gradients neither decay nor momentum move it."""
+    if net.scene_head is not None:
+        for parameter in net.scene_head.parameters():
+            parameter.grad = None
+
+
+def make_optimizer(net, args):
+    """The scene head, theta_S, has a learning rate of its own."""
+    others = [*net.backbone.parameters(), *net.head.parameters()]  # theta_f, theta_A
+    groups = [dict(params=others, lr=args.lr)]
+    if net.scene_head is not None:
+        lr = args.lr * args.scene_lr
+        groups.append(dict(params=list(net.scene_head.parameters()), lr=lr))
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+
+
+def make_scheduler(optimizer, steps_per_epoch, args):
+    if args.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.1, patience=args.patience
+        )
+    factor = partial(learning_rate, steps_per_epoch=steps_per_epoch, args=args)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 def train(args):
     """Train, log and save in args.out. -> figures of the last epoch on validation, and
     "checkpoint", the file of its weights."""
@@ -592,43 +641,16 @@ def train(args):
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model
 
-    backbone = list(net.backbone.parameters())  # theta_f
-    groups = [dict(params=backbone + list(net.head.parameters()), lr=args.lr)]  # and theta_A
-    scene_head = []
-    if net.scene_head is not None:
-        scene_head = list(net.scene_head.parameters())  # theta_S
-        groups.append(dict(params=scene_head, lr=args.lr * args.scene_lr))
-    if args.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+    optimizer = make_optimizer(net, args)
     steps_per_epoch = len(data.train) // args.batch_size
-    if args.schedule == "plateau":
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.1, patience=args.patience
-        )
-    else:
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, partial(learning_rate, steps_per_epoch=steps_per_epoch, args=args)
-        )
+    scheduler = make_scheduler(optimizer, steps_per_epoch, args)
     scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
     step = run.begin(
         note, device, model=net, optimizer=optimizer, scheduler=scheduler, scaler=scaler
     )
 
-    def prepare(batch, masked, num_masked):
-        """What half an iteration sees of a batch."""
-        clip = batch["clip"]
-        if args.w_ent:
-            clip = clip[:, int(masked)]
-        clip = clip.to(device, non_blocking=True)
-        half = {"clip": normalise(clip, args.mean, args.std).contiguous(), "label": batch["label"]}
-        if data.scenes is not None:
-            half["scene"] = data.scenes[batch["video"]]
-        if masked:
-            # S3. The mean is over those of the whole batch, of all parts and processes.
-            half["weight"] = (batch["humans"] >= 0.5) * args.batch_size / num_masked
-        return {name: value.to(device, non_blocking=True) for name, value in half.items()}
+    def backward(loss):
+        scaler.scale(loss / args.accumulate).backward()
 
     with Interrupt() as interrupt:
         for epoch in range(step // steps_per_epoch, args.epochs):
@@ -638,25 +660,21 @@ def train(args):
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
                 parts = [next(batches) for _ in range(args.accumulate)]
-                num_masked = 0
-                if args.w_ent:
-                    (num_masked,) = total(sum((part["humans"] >= 0.5).sum() for part in parts))
+                num_masked = count_masked(parts) if args.w_ent else 0
                 masked_in_epoch += num_masked
-                # Sec. 3.4: Eq. (5) and Eq. (6) by turns.
+                # Sec. 3.4: Eq. (5) and Eq. (6) by turns, an optimiser step each.
                 for masked in (False, True) if num_masked else (False,):
                     for part, batch in enumerate(parts):
                         last = part + 1 == args.accumulate
                         seed_step(args.seed, 2 * (step * args.accumulate + part) + masked, rank)
-                        half = prepare(batch, masked, num_masked)
+                        prepared = prepare(batch, data, args, device, masked, num_masked)
                         # Of a batch in parts, the last exchanges the gradients.
                         with no_sync(model, not last):
-                            loss, metrics = training_step(model, half, args, masked)
-                            scaler.scale(loss / args.accumulate).backward()
+                            loss, metrics = training_step(model, prepared, args, masked)
+                            backward(loss)
                         run.record(metrics, batch)
                     if masked:
-                        # Not its half: neither decay nor momentum move theta_S.
-                        for parameter in scene_head:
-                            parameter.grad = None
+                        leave_scene_head(net)
                     scaler.step(optimizer)
                     scaler.update()
                     optimizer.zero_grad(set_to_none=True)

@@ -8,11 +8,12 @@ omnidebias.py.
 
 Equation map                       (grep "Eq. (3)": this row, the function, the line that uses it)
   Eq. (1)  heads_objective         L_CE + sum_i lambda_i L_adv,i, minimised by all heads
-  Eq. (2)  backbone_objective      L_CE - sum_i lambda_i L_adv,i, minimised by the backbone; by
-                                   reversal, in one pass
+  Eq. (2)  backbone_objective      L_CE - sum_i lambda_i L_adv,i, minimised by the backbone; logged
+                                   alone: Reverse gives its gradient in the pass of Eq. (1)
   Eq. (3)  soft_cross_entropy      adversarial loss of a soft-label aspect, half of it
   Eq. (4)  kl_divergence           the other half
-  Eq. (5)  actionness_reweighting  features times H W softmax(score map)
+  Eq. (5)  actionness_reweighting  features times H W softmax(score map); SAAR, Fig. 5
+  Sec. 5.1 binary_cross_entropy    adversarial loss of an aspect of tags
 
 Commands
   python smad.py                   the embedded data set (drawn once); --baseline: plain
@@ -31,7 +32,7 @@ SILENT in the paper, for which there is no official code
       weights.
   S3  An adversary sees the pooled features that the action head sees, after dropout (of a TSN each
       segment's, and its losses are averaged), through SDN's four layers without batch norm.
-      lambda_i scales its own step too, as Eq. (1) says (SDN's does not).
+      lambda_i scales the adversary's own gradient too, as Eq. (1) says (SDN's does not).
   S4  Which aspects Tables 2, 3, 5 to 7 use: scene and object, each divided by 2, as Sec. 6.3 does.
       A label is the mean of 10 frames' softmax. BCE is the mean over the tags. A video without
       labels adds nothing.
@@ -116,7 +117,7 @@ class Args:
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
 
-    train: str = arg("", "training list")
+    train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
     val_share: float = arg(
         0.06, "share of the training list held out, seeded; the paper is silent", low=0, high=1
@@ -486,6 +487,18 @@ def inflate(weight, shape):
     return weight
 
 
+def first_weights(net, args):
+    """Load what --weights names. -> what was done, in words"""
+    return load_weights(
+        net,
+        args.weights,
+        torchvision_name(args.model),
+        rename=mmaction_key,
+        drop=("data_preprocessor.",),
+        fit=inflate,
+    )
+
+
 # [end]
 
 
@@ -507,12 +520,12 @@ class Reverse(torch.autograd.Function):
 # [end]
 
 
-# [same in smad.py and omnidebias.py: SAAR]
+# [same in smad.py and omnidebias.py: SAAR, adversaries, Output]
 def actionness_reweighting(f, a):
     """Eq. (5)  F'(c,t,h,w) = (H W) F(c,t,h,w) A'(t,h,w), A' = softmax of A over h, w
 
-    f (N, C, H, W), a (N, 1, H, W), frames t among the N -> F', and the mask H W A' (N, 1, H, W), of
-    mean 1 in a frame
+    f (N T, C, H, W), a score map a (N T, 1, H, W), a row a frame -> F', and the mask H W A'
+    (N T, 1, H, W), of mean 1 in each frame
     """
     height, width = a.shape[2:]
     mask = height * width * a.float().flatten(2).softmax(2).view_as(a)
@@ -528,7 +541,8 @@ class SAAR(nn.Module):
         super().__init__()
         stage = []
         for _ in range(blocks):
-            # torchvision's bottleneck is channels / 4 * base_width / 64 wide: here `width`.
+            # torchvision's bottleneck gives 4 planes = channels, and planes * base_width / 64 =
+            # width is that of its inside.
             block = Bottleneck(
                 channels, channels // 4, base_width=256 * width / channels, norm_layer=norm
             )
@@ -568,7 +582,7 @@ class Output(NamedTuple):
 
     logits: torch.Tensor  # (N, K)
     features: torch.Tensor  # (N, S, D) f(x), which the action head sees
-    aspects: dict  # {NAME: (N, S, D)} logits of the adversaries
+    aspects: dict  # {NAME: (N, S, M)} logits of the adversaries, of M labels each
     mask: torch.Tensor | None  # (N T, 1, h, w) of SAAR
 
 
@@ -606,12 +620,14 @@ class SMAD(Network):
 
     def early_stages(self, x):
         if self.is_tiny:
-            return self.backbone.layers[:6](x)
-        # torchvision's ResNets name their stages in the order of the forward pass.
+            return self.backbone.layers[:6](x)  # of three layers, each of three modules
+        # torchvision's ResNets name their stages in the order of the forward pass; after layer4
+        # come the pool and the classifier.
         for name, stage in self.backbone.named_children():
             if name == "layer4":
-                return x
+                break
             x = stage(x)
+        return x
 
     def last_stage(self, x):
         if self.is_tiny:
@@ -639,16 +655,16 @@ class SMAD(Network):
         mask = None
         if self.saar is not None:
             x, mask = self.saar(x)  # Eq. (5)
-        features = self.pool(self.last_stage(x))
-        logits = self.head(features).unflatten(0, (-1, segments)).mean(1)
+        f = self.pool(self.last_stage(x))  # (N S, D)
+        logits = self.head(f).unflatten(0, (-1, segments)).mean(1)
         if not full:
             return logits
-        # The heads minimise their losses, the backbone below the reversal maximises them: Eqs. (1),
-        # (2).
-        features = features.unflatten(0, (-1, segments))
-        reversed_features = Reverse.apply(features, 1.0)
-        aspects = {name: head(reversed_features) for name, head in self.adversaries.items()}
-        return Output(logits, features, aspects, mask)
+        f = f.unflatten(0, (-1, segments))
+        # The heads descend their losses. The backbone, below the reversal, ascends them; by 1, as
+        # lambda_i is a factor of the loss already: Eq. (2).
+        reversed_f = Reverse.apply(f, 1.0)
+        aspects = {name: head(reversed_f) for name, head in self.adversaries.items()}
+        return Output(logits, f, aspects, mask)
 
     def features(self, clip):
         """(N, 3, T, H, W) -> (N, D), averaged over a TSN's segments"""
@@ -667,46 +683,59 @@ def build_model(args, num_classes, heads=None):
 
 
 # ---- Losses --------------------------------------------------------------------------------------
-# z (N, K) action logits, s (N, ..., D) logits of an aspect; each is the mean over the batch.
+# logits (N, K) of the actions, s (N, S, M) of an aspect, z its labels; each is the mean over the
+# batch.
 # [same in smad.py and omnidebias.py: cross-entropies]
-def cross_entropy(z, label):
-    """L_ce,Y of Sec. 5.1     label: (N,)"""
-    return F.cross_entropy(z, label)
+def cross_entropy(logits, label):
+    """L_ce,Y of Sec. 5.1
+
+    label: (N,)
+    """
+    return F.cross_entropy(logits, label)
 
 
-def soft_cross_entropy(s, p):
+def soft_cross_entropy(s, z):
     """Eq. (3)  L_adv = -sum_k z_k log h(f(x))_k
 
-    p: soft labels z, of s's shape or broadcast to it; a row of zeros adds nothing
+    h = softmax(s); z: soft labels, of s's shape or broadcast to it; a row of zeros adds 0 to the
+    mean
     """
-    return -(p * s.log_softmax(-1)).sum(-1).mean()
+    return -(z * s.log_softmax(-1)).sum(-1).mean()
 
 
 # [end]
 
 
-def kl_divergence(s, p):
+def kl_divergence(s, z):
     """Eq. (4)  L_adv = sum_k z_k log(z_k / h(f(x))_k)
 
-    p: soft labels z. It is Eq. (3) less the entropy of z, so that both have one gradient, and 0.5
-    of each is one Eq. (3).
+    h = softmax(s); z: soft labels. It is Eq. (3) less the entropy of z, so that both have one
+    gradient, and 0.5 of each has that of one Eq. (3).
     """
-    return (torch.xlogy(p, p) - p * s.log_softmax(-1)).sum(-1).mean()
+    return (torch.xlogy(z, z) - z * s.log_softmax(-1)).sum(-1).mean()
 
 
 def binary_cross_entropy(s, tags):
     """BCE of Sec. 5.1, the mean over videos and tags
 
-    tags: 0 and 1, of s's shape; a row of NaN adds nothing
+    tags: 0 and 1, of s's shape; a row of NaN adds 0 to the mean
     """
     known = tags.isfinite().float()
     return F.binary_cross_entropy_with_logits(s, tags.nan_to_num(), known)
 
 
+def aspect_loss(s, z, are_tags, w_ce, w_kl, w_bce):
+    """The adversarial loss of one aspect with its weight of Sec. 6.1."""
+    if are_tags:
+        return w_bce * binary_cross_entropy(s, z)
+    loss = w_ce * soft_cross_entropy(s, z)  # Eq. (3)
+    return loss + w_kl * kl_divergence(s, z)  # Eq. (4)
+
+
 def heads_objective(l_ce, l_adv, lam):
     """Eq. (1)  L_ce + sum_i lambda_i L_adv,i
 
-    l_adv, lam: lists of M; minimised by the M + 1 heads
+    l_adv, lam: lists, one of each aspect; minimised by all heads. This is the loss.
     """
     return l_ce + sum(a * b for a, b in zip(lam, l_adv, strict=True))
 
@@ -714,21 +743,22 @@ def heads_objective(l_ce, l_adv, lam):
 def backbone_objective(l_ce, l_adv, lam):
     """Eq. (2)  L_ce - sum_i lambda_i L_adv,i
 
-    Minimised by the backbone, SAAR among it.
+    Minimised by the backbone, SAAR among it. It is logged alone: Reverse gives the backbone its
+    gradient where Eq. (1) is back-propagated. Never back-propagate both.
     """
     return l_ce - sum(a * b for a, b in zip(lam, l_adv, strict=True))
 
 
 # ---- Training ------------------------------------------------------------------------------------
-def count_right(s, p, are_tags):
-    """(N, S, D) logits of an aspect, its labels -> how many of the known ones are named right, how
-    many are known"""
+def count_right(s, z, are_tags):
+    """(N, S, M) logits of an aspect, its labels -> how many of the known ones are named right, how
+    many are known; of tags each counts"""
     if are_tags:
-        right = (s > 0) == (p > 0.5)
-        known = p.isfinite()
+        right = (s > 0) == (z > 0.5)
+        known = z.isfinite()
     else:
-        right = s.argmax(-1) == p.argmax(-1)
-        known = p.any(-1)
+        right = s.argmax(-1) == z.argmax(-1)
+        known = z.any(-1)
     return (right & known).sum(), known.sum()
 
 
@@ -744,20 +774,17 @@ def training_step(model, batch, args):
     metrics = {"ce": l_ce, "accuracy": (output.logits.argmax(1) == label).float().mean()}
 
     l_adv = []
-    for name, p in batch["aspects"].items():
+    for name, labels in batch["aspects"].items():
         are_tags = name in batch["tags"]
-        s = output.aspects[name].float()  # (N, S, D)
-        p = p[:, None].expand(s.shape)
-        if are_tags:
-            loss = args.w_bce * binary_cross_entropy(s, p)
-        else:
-            loss = args.w_ce * soft_cross_entropy(s, p)  # Eq. (3)
-            loss = loss + args.w_kl * kl_divergence(s, p)  # Eq. (4)
+        s = output.aspects[name].float()  # (N, S, M)
+        z = labels[:, None].expand(s.shape)
+        loss = aspect_loss(s, z, are_tags, args.w_ce, args.w_kl, args.w_bce)
         l_adv.append(loss)
-        right, known = count_right(s, p, are_tags)
+        right, known = count_right(s, z, are_tags)
         metrics[f"{name}_adv"] = loss
         metrics[f"{name}_accuracy"] = right / known.clamp(1)
 
+    # lambda_i is the weight of Sec. 6.1, which is in L_adv,i already, over the number of aspects.
     lam = [1 / len(l_adv) for _ in l_adv]  # Sec. 6.3
     loss = heads_objective(l_ce, l_adv, lam)  # Eq. (1)
     if l_adv:
@@ -787,8 +814,8 @@ def validate(model, loader, data, args, device):
         right += float((output.logits.argmax(1) == label).sum())
         for name, labels in data.val_aspects.items():
             s = output.aspects[name].float()
-            p = labels[batch["video"][readable]].to(device)[:, None].expand(s.shape)
-            aspect_right, aspect_known = count_right(s, p, name in data.tags)
+            z = labels[batch["video"][readable]].to(device)[:, None].expand(s.shape)
+            aspect_right, aspect_known = count_right(s, z, name in data.tags)
             aspects_right[name] += float(aspect_right)
             aspects_known[name] += float(aspect_known)
     model.train()
@@ -826,6 +853,35 @@ def learning_rate(step, steps_per_epoch, args):
 # [end]
 
 
+def prepare(batch, data, args, device):
+    """A batch of the loader -> what training_step takes"""
+    clip = batch["clip"].to(device, non_blocking=True)
+    aspects = {}
+    for name, labels in data.aspects.items():
+        aspects[name] = labels[batch["video"]].to(device, non_blocking=True)
+    return {
+        "clip": normalise(clip, args.mean, args.std).contiguous(),
+        "label": batch["label"].to(device, non_blocking=True),
+        "aspects": aspects,
+        "tags": data.tags,
+    }
+
+
+def make_optimizer(net, args):
+    """The adversaries, theta_Z, have a learning rate of their own."""
+    adversaries = list(net.adversaries.parameters())
+    others = []  # Theta, SAAR; theta_Y
+    for name, parameter in net.named_parameters():
+        if not name.startswith("adversaries."):
+            others.append(parameter)
+    groups = [dict(params=others, lr=args.lr)]
+    if adversaries:
+        groups.append(dict(params=adversaries, lr=args.lr * args.adv_lr))
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+
+
 def train(args):
     """Train, log and save in args.out. -> figures of the last epoch on validation, and
     "checkpoint", the file of its weights."""
@@ -841,30 +897,12 @@ def train(args):
     net = build_model(args, len(data.train.videos.classes), data.sizes())
     try_clip(net, args)
     run = Run("smad", args, data.train, data.val, heads=data.sizes())
-    note = run.note or load_weights(
-        net,
-        args.weights,
-        torchvision_name(args.model),
-        rename=mmaction_key,
-        drop=("data_preprocessor.",),
-        fit=inflate,
-    )
+    note = run.note or first_weights(net, args)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model
 
-    adversaries = list(net.adversaries.parameters())  # theta_Z
-    others = []  # Theta, SAAR; theta_Y
-    for name, parameter in net.named_parameters():
-        if not name.startswith("adversaries."):
-            others.append(parameter)
-    groups = [dict(params=others, lr=args.lr)]
-    if adversaries:
-        groups.append(dict(params=adversaries, lr=args.lr * args.adv_lr))
-    if args.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+    optimizer = make_optimizer(net, args)
     steps_per_epoch = len(data.train) // args.batch_size
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate, steps_per_epoch=steps_per_epoch, args=args)
@@ -874,30 +912,24 @@ def train(args):
         note, device, model=net, optimizer=optimizer, scheduler=scheduler, scaler=scaler
     )
 
+    def backward(loss):
+        scaler.scale(loss / args.accumulate).backward()
+
     with Interrupt() as interrupt:
         for epoch in range(step // steps_per_epoch, args.epochs):
             order.start(epoch, skip=step - epoch * steps_per_epoch)
             batches = iter(loader)
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
-                for part in range(args.accumulate):
+                parts = [next(batches) for _ in range(args.accumulate)]
+                for part, batch in enumerate(parts):
                     last = part + 1 == args.accumulate
-                    batch = next(batches)
                     seed_step(args.seed, step * args.accumulate + part, rank)
-                    clip = batch["clip"].to(device, non_blocking=True)
-                    clip = normalise(clip, args.mean, args.std).contiguous()
-                    label = batch["label"].to(device, non_blocking=True)
-                    aspects = {}
-                    for name, labels in data.aspects.items():
-                        aspects[name] = labels[batch["video"]].to(device, non_blocking=True)
+                    prepared = prepare(batch, data, args, device)
                     # Of a batch in parts, the last exchanges the gradients.
                     with no_sync(model, not last):
-                        loss, metrics = training_step(
-                            model,
-                            {"clip": clip, "label": label, "aspects": aspects, "tags": data.tags},
-                            args,
-                        )
-                        scaler.scale(loss / args.accumulate).backward()
+                        loss, metrics = training_step(model, prepared, args)
+                        backward(loss)
                     run.record(metrics, batch)
                 if args.clip_grad:
                     scaler.unscale_(optimizer)
@@ -1192,7 +1224,7 @@ def print_lists(lists, information, notes):
         print(note)
 
 
-STEPS = {"split": (SplitArgs, split, {})}
+STEPS = {"split": (SplitArgs, split, None)}
 
 
 if __name__ == "__main__":

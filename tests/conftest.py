@@ -12,19 +12,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch: for networks this small more threads only wait
+# Before torch: for networks this small more threads only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job, such as a CI's, ignores it
+# A shell's background job, such as a CI's, ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # `pytest` alone finds them as `python -m pytest`
+# `pytest` alone finds them as `python -m pytest` does.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import albar  # noqa: E402
 import common  # noqa: E402
@@ -64,14 +63,15 @@ def flags(script, world, tmp_path):
         return values | dict(scenes=(f"{world}/scenes",), humans=(f"{world}/humans.jsonl",))
     if script is smad:
         return values | dict(aspect=(f"scene={world}/scenes", f"event={world}/tags:event"))
-    return values | dict(web=f"{world}/web.txt", smad=True, aspect=(f"scene={world}/scenes",))
+    values |= dict(smad=True, aspect=(f"scene={world}/scenes",))
+    return values | dict(web=f"{world}/web.txt", web_root=str(world))
 
 
 def presets(script):
     """The presets of a method script, as its command line has them."""
     named = {"toy": script.TOY, "baseline": script.BASELINE}
     if hasattr(script, "TSN"):
-        named["tsn"] = script.TSN
+        named = {"toy": script.TOY, "tsn": script.TSN, "baseline": script.BASELINE}
     return named
 
 
@@ -79,34 +79,35 @@ def argv(flags):
     """The command line of fields of Args."""
     words = []
     for name, value in flags.items():
-        flag = "--" + ("" if value is not False else "no-") + name.replace("_", "-")
-        words.append(flag)
+        prefix = "--no-" if value is False else "--"
+        words.append(prefix + name.replace("_", "-"))
         if isinstance(value, tuple):
-            words += map(str, value)
+            words += [str(part) for part in value]
         elif not isinstance(value, bool):
             words.append(str(value))
     return words
 
 
 def fails(capsys, words, out=None, script=albar):
-    """Run a script's command line here, which must end with exit code 2 and one line on stderr. -> that line"""
+    """Run a script's command line here, which must end with exit code 2 and one line on stderr.
+    -> that line"""
     with pytest.raises(SystemExit) as stopped:
         common.cli(script.Args, script.train, presets(script), argv=words)
-    error = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2 and len(error) == 1 and error[0].startswith("error: "), error
-    assert not out or not list(Path(out).glob("*.part"))  # nothing half-written
-    return error[0]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    if out:
+        assert not list(Path(out).glob("*.part"))  # nothing half-written
+    return lines[0]
 
 
-def python(*words, cwd=None, **env):
+def python(*words, cwd=ROOT, **env):
     """A Python process that does not find this repository by PYTHONPATH."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
-        k: str(v) for k, v in env.items()
-    }
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
-        cwd=cwd or ROOT,
-        env=env,
+        cwd=cwd,
+        env=inherited | {name: str(value) for name, value in env.items()},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -121,7 +122,8 @@ def command(name, words):
 
 
 def _begin(call, args, files, cwd, env):
-    multiprocessing.set_start_method("fork", force=True)  # of its own loaders: Linux's default
+    # Of its own loaders: Linux's default.
+    multiprocessing.set_start_method("fork", force=True)
     os.setsid()
     for number, name in enumerate(files, 1):
         os.dup2(os.open(name, os.O_WRONLY), number)
@@ -131,27 +133,20 @@ def _begin(call, args, files, cwd, env):
 
 
 class Forked:
-    """call(*args) in a process of its own, forked from one that has imported everything, so that it starts 3 seconds
-    sooner than python(); else the same: a session of its own, and what the tests use of Popen."""
+    """call(*args) in a process of its own, forked from one that has imported everything, so that it
+    starts 3 seconds sooner than python(); else the same: a session of its own, and what the tests
+    use of Popen."""
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["conftest"])
 
     def __init__(self, call, *args, cwd=ROOT, **env):
         self.files = [tempfile.NamedTemporaryFile("r+") for _ in range(2)]
-        self.process = self.context.Process(
-            target=_begin,
-            args=(
-                call,
-                args,
-                [file.name for file in self.files],
-                str(cwd),
-                {k: str(v) for k, v in env.items()},
-            ),
-        )
-        with (
-            pytest.MonkeyPatch.context() as patch
-        ):  # where the server finds conftest; it starts only once
+        files = [file.name for file in self.files]
+        env = {name: str(value) for name, value in env.items()}
+        self.process = self.context.Process(target=_begin, args=(call, args, files, str(cwd), env))
+        # Where the server finds conftest; it starts only once.
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(ROOT / "tests"))
             self.process.start()
         self.pid = self.process.pid
@@ -179,27 +174,17 @@ def two(call, *args, **env):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [
-        Forked(
-            call,
-            *args,
-            RANK=rank,
-            LOCAL_RANK=rank,
-            WORLD_SIZE=2,
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            **env,
-        )
-        for rank in range(2)
-    ]
+    env |= dict(WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    return [Forked(call, *args, RANK=rank, LOCAL_RANK=rank, **env) for rank in range(2)]
 
 
 @contextlib.contextmanager
 def ended(*processes, timeout=120):
-    """`with ended(process) as (stdout, stderr)`: wait for it; it does not outlive the test. Several: a pair of each."""
+    """`with ended(process) as (stdout, stderr)`: wait for it; it does not outlive the test.
+    Several: a pair of each."""
     try:
-        said = [process.communicate(timeout=timeout) for process in processes]
-        yield said if len(said) > 1 else said[0]
+        printed = [process.communicate(timeout=timeout) for process in processes]
+        yield printed if len(printed) > 1 else printed[0]
     finally:
         for process in processes:
             if process.poll() is None:
@@ -212,15 +197,14 @@ def load(path):
 
 
 def log_lines(out):
-    """The records of a run's log. JSON proper: NaN and Infinity, which json would read, are errors here."""
+    """The records of a run's log. JSON proper: NaN and Infinity, which json would read, are errors
+    here."""
 
     def refuse(word):
         raise ValueError(f"{word} is not JSON")
 
-    return [
-        json.loads(line, parse_constant=refuse)
-        for line in (Path(out) / "log.jsonl").read_text().splitlines()
-    ]
+    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
 def same(a, b, equal=torch.equal):
