@@ -124,6 +124,9 @@ def make_parser(Args, presets, program, description):
         else:
             options["type"] = type(f.default)
             options["choices"] = f.metadata["choices"]
+            # A missing one is the script's to tell.
+            if f.metadata["positional"]:
+                options["nargs"] = "?"
         if not f.metadata["positional"]:
             name = f"--{name}"
         groups.get(f.name, own).add_argument(name, **options)

@@ -49,7 +49,6 @@ SILENT in the paper
 import json
 import math
 import os
-import re
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -393,8 +392,17 @@ def hara_key(key):
     """A key of Hara et al.'s checkpoints, or of the official SDN's, in torchvision's names:
     conv1 -> stem.0, bn1 -> stem.1, layer1.0.conv2 -> layer1.0.conv2.0, layer1.0.bn2 ->
     layer1.0.conv2.1"""
-    key = re.sub(r"^(conv|bn)1\.", lambda m: f"stem.{int(m[1] == 'bn')}.", key)
-    return re.sub(r"\.(conv|bn)([12])\.(?!\d)", lambda m: f".conv{m[2]}.{int(m[1] == 'bn')}.", key)
+    layer, _, parameter = key.rpartition(".")
+    block, _, name = layer.rpartition(".")
+    if layer == "conv1":
+        return f"stem.0.{parameter}"
+    if layer == "bn1":
+        return f"stem.1.{parameter}"
+    if name in ("conv1", "conv2"):
+        return f"{layer}.0.{parameter}"
+    if name in ("bn1", "bn2"):
+        return f"{block}.conv{name[-1]}.1.{parameter}"
+    return key
 
 
 def first_weights(net, args, classes):
@@ -404,6 +412,9 @@ def first_weights(net, args, classes):
         # The official SDN's two other heads.
         heads = ("place_mlp", "hm_mlp")
         return load_weights(net, args.weights, args.model, rename=rename, drop=heads)
+    # The toy preset's weights stand aside.
+    if args.weights not in ("none", TOY["weights"]):
+        raise UserError(f"--init {args.init}: replaces --weights: give one of the two")
     saved = load_checkpoint(args.init, "sdn")
     if saved["classes"] != classes:
         raise UserError(f"--init {args.init}: a run on other classes")
@@ -839,8 +850,11 @@ def read_categories(args):
         names = []
         for _, text in read_lines(args.categories):
             # Places365 writes `/b/bow_window/indoor 62`.
-            is_places = re.fullmatch(r"/[a-z]/\S+ \d+", text)
-            names.append(text.split()[0][3:] if is_places else text)
+            name, _, number = text.rpartition(" ")
+            if name[:1] == "/" and name[2:3] == "/" and number.isdecimal():
+                names.append(name[3:])
+            else:
+                names.append(text)
         if len(set(names)) < max(1, len(names)):
             raise UserError(
                 f"{args.categories}: {len(names)} names, {len(set(names))} of them different"
@@ -897,55 +911,65 @@ def humans(args):
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     left = [i for i, path in enumerate(videos.paths) if path not in done]
-    whole = v2.Identity()
-    dataset = Videos(videos, partial(every_nth, every=args.every), whole)
+    dataset = Videos(videos, partial(every_nth, every=args.every), v2.Identity())
     loader = make_loader(Subset(dataset, left[rank::world]), args, device, batch_size=None)
     unreadable = []
     for video in tqdm(loader, desc=args.out, unit="video", disable=None if rank == 0 else True):
-        path = videos.paths[video["index"]]
         if video["bad"]:
-            unreadable.append(path)
+            unreadable.append(video["index"])
             continue
-        frames = []
-        boxes = []
-        scores = []
-        for batch in torch.arange(video["clip"].shape[1]).split(args.batch_size):
-            images = video["clip"][:, batch].transpose(0, 1).to(device) / 255
-            with torch.inference_mode(), mixed_precision:
-                found = model(list(images))
-            for number, result in zip(batch.tolist(), found, strict=True):
-                is_human = (result["labels"] == 1) & (result["scores"] >= args.score)  # COCO's 1
-                frames += [number * args.every] * int(is_human.sum())
-                boxes += result["boxes"][is_human].float().cpu().tolist()
-                scores += result["scores"][is_human].float().cpu().tolist()
-        row = {"path": path, "every": args.every, "frames": frames, "boxes": boxes}
-        append_line(args.out, row | {"scores": scores})
-    count = int(total(len(unreadable))[0])
-    if count == len(videos):
-        raise UserError(f"none of {count} videos can be read, first {videos.full(0)}: check --root")
+        row = {"path": videos.paths[video["index"]], "every": args.every}
+        row |= find_humans(model, video["clip"], args, device, mixed_precision)
+        append_line(args.out, row)
+    bad = union(unreadable)
+    if len(bad) == len(videos):
+        raise UserError(
+            f"none of {len(bad)} videos can be read, first {videos.full(0)}: check --root"
+        )
     if rank == 0:
-        names = ", ".join(unreadable[:5])
-        print(f"{args.out}: {len(videos) - count} videos, {count} unreadable {names}")
+        names = ", ".join(videos.paths[i] for i in bad[:5])
+        print(f"{args.out}: {len(videos) - len(bad)} videos, {len(bad)} unreadable {names}")
 
 
 def every_nth(n, every, rng=None):
     return np.arange(0, n, every)
 
 
+def find_humans(model, clip, args, device, mixed_precision):
+    """(3, T, H, W) uint8, every n-th frame of a video -> {"frames": the frame of each box, "boxes",
+    "scores"}"""
+    frames = []
+    boxes = []
+    scores = []
+    for batch in torch.arange(clip.shape[1]).split(args.batch_size):
+        images = clip[:, batch].transpose(0, 1).to(device) / 255
+        with torch.inference_mode(), mixed_precision:
+            results = model(list(images))
+        for number, result in zip(batch.tolist(), results, strict=True):
+            # COCO's 1 is a person.
+            is_human = (result["labels"] == 1) & (result["scores"] >= args.score)
+            frames += [number * args.every] * int(is_human.sum())
+            boxes += result["boxes"][is_human].float().cpu().tolist()
+            scores += result["scores"][is_human].float().cpu().tolist()
+    return {"frames": frames, "boxes": boxes, "scores": scores}
+
+
 def open_boxes(out, made):
-    """Begin a file of boxes, or drop what a kill has left of its last line. -> the videos in it"""
+    """Begin a file of boxes, or go on with it, without what a kill has left of its last line.
+    -> the videos in it"""
     out = Path(out)
-    first = {"made": made}
-    if int(os.environ.get("RANK", 0)) == 0:
-        if not out.exists():
-            append_line(out, first)
-        content = out.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(out, content.rfind(b"\n") + 1)
+    rank = int(os.environ.get("RANK", 0))
+    if rank == 0 and not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        append_line(out, {"made": made})
     total(0)  # the others wait
-    lines = read_lines(out)
-    if not lines or json.loads(lines[0][1]) != first:
+    content = out.read_bytes()
+    # Nothing is cut off a file that is none of this step.
+    if not content.startswith(json.dumps({"made": made}).encode() + b"\n"):
         raise UserError(f"{out}: begun with other settings: name another --out")
+    if rank == 0:
+        os.truncate(out, content.rfind(b"\n") + 1)
+    total(0)
     done = set(Boxes([out]).videos)
     total(0)  # nobody writes before all have read
     return done

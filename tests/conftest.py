@@ -1,4 +1,5 @@
-"""What several test files need: a small embedded world, drawn once a session, and short runs on it."""
+"""What several test files need: a small embedded world, drawn once a session, and short runs on
+it."""
 
 import contextlib
 import json

@@ -393,7 +393,8 @@ def test_the_test_part_of_an_official_split(known):
     root = str(known.path / "hmdb")
     (row,) = run(known.save("known"), test=str(folder), root=root, split=2)
     assert row["mean"]["iid"] == 100
-    assert row["videos"] == [3, 3]
+    with np.load(known.path / "runs/known/evaluate.npz") as saved:
+        assert saved["test/paths"].tolist() == ["a/v0", "b/v1", "c/v2"]
 
 
 def test_figures_go_beside_the_checkpoint_or_to_out(known, capsys):

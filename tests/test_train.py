@@ -1,12 +1,13 @@
-"""Whole runs of each method script on a small embedded benchmark: what they write, how they stop and go on, on two
-processes, and what bad input says. And what a script promises about its own text: equation map, flags, imports, the
-blocks that it shares with others."""
+"""The skeleton that the method scripts share: what a run writes, how it stops and goes on, two
+processes, what bad input says, presets and --help. And what a script promises about its own text:
+equation map, flags, imports, the blocks that it shares with others."""
 
 import ast
 import json
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import sys
@@ -16,45 +17,66 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, Forked, argv, command, ended, fails, load, log_lines, python, same, two
+from conftest import (
+    ROOT,
+    SCRIPTS,
+    Forked,
+    argv,
+    command,
+    ended,
+    fails,
+    load,
+    log_lines,
+    presets,
+    python,
+    same,
+    two,
+)
 
+import albar
 import common
 import evaluate
 import omnidebias
 import smad
+import toy
 from common import UserError
 
-RESULT = ("model", "optimizer", "scheduler", "scaler", "step", "epoch", "best", "extra", "classes", "list_sha1", "rng")
-LN = math.log(8) + 1e-5
-OWN = {  # what differs between the scripts; calls: of cross_entropy in a step
+# What differs between the scripts: the figures of a step beside loss, ce and accuracy, those of
+# validation, the sum that the loss is, the rate of the optimiser, and what --help must say.
+OWN = {
     "albar": dict(
-        calls=1, other=dict(w_adv=0.5), lr=4e-3 * 8 / 64, equations=range(1, 6),
+        logged={"adv", "ent", "gp", "static_accuracy", "gp_true_logit", "head_row_sum"},
+        validated={"val/static_accuracy", "val/static_entropy"},
+        loss=lambda r: r["ce"] + 0.08 * r["adv"] + 4 * r["ent"] + r["gp"],
+        lr=4e-3 * 8 / 64,
+        equations=[1, 2, 3, 4, 5],
         help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
-        figures={"val/static_accuracy": 1, "val/static_entropy": LN},                                # at most
-        logged=lambda args: {"adv": (-99, 0), "ent": (-LN, 0), "gp": (0, 99), "static_accuracy": (0, 1),
-                             "gp_true_logit": (0, 99), "head_row_sum": (0, 99)},                     # from, to
-        loss=lambda args, r: r["ce"] + args["w_adv"] * r["adv"] + args["w_ent"] * r["ent"] + args["w_gp"] * r["gp"],
-        last_part={"gp_true_logit", "head_row_sum"}),                           # logged of the last part of a batch
+    ),
     "sdn": dict(
-        calls=1, other=dict(lam=0.1), lr=2e-3, equations=range(1, 7),
+        logged={"adv", "scene_accuracy", "ent", "masked_accuracy", "masked_share"},
+        validated={"val/scene_accuracy"},
+        loss=lambda r: r["ce"] + r["adv"],
+        lr=2e-3,
+        equations=[1, 2, 3, 4, 5, 6],
         help=r"--lam LAM\s+lambda of the gradient reversal, Eq. \(5\)",
-        figures={"val/scene_accuracy": 1},
-        logged=lambda args: {"adv": (0, 99), "scene_accuracy": (0, 1), "ent": (0, LN), "masked_accuracy": (0, 1),
-                             "masked_share": (1, 1)},
-        loss=lambda args, r: r["ce"] + r["adv"], last_part=set()),
+    ),
     "smad": dict(
-        calls=1, other=dict(w_kl=0.1), lr=2e-3, equations=range(1, 6),
+        logged={"scene_adv", "scene_accuracy", "event_adv", "event_accuracy", "backbone"},
+        validated={"val/scene_accuracy", "val/event_accuracy"},
+        loss=lambda r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2,
+        lr=2e-3,
+        equations=[1, 2, 3, 4, 5],
         help=r"--w-bce W_BCE\s+weight of the binary cross-entropy, tags",
-        figures={"val/scene_accuracy": 1, "val/event_accuracy": 1},
-        logged=lambda args: {"scene_adv": (0, 99), "scene_accuracy": (0, 1), "event_adv": (0, 99),
-                             "event_accuracy": (0, 1), "backbone": (-99, 99)},
-        loss=lambda args, r: r["ce"] + (r["scene_adv"] + r["event_adv"]) / 2, last_part=set()),
+    ),
     "omnidebias": dict(
-        calls=2, other=dict(web_ratio=0.5), lr=2e-3, equations=(1, 3, 5),
+        logged={"scene_adv", "web_ce", "web_accuracy", "web_scene_adv"},
+        validated=set(),
+        loss=lambda r: r["ce"] + r["scene_adv"] + r["web_ce"] + r["web_scene_adv"],
+        lr=2e-3,
+        equations=[1, 3, 5],
         help=r"--web-ratio WEB_RATIO\s+web items a labelled",
-        figures={}, logged=lambda args: {"scene_adv": (0, 99), "web_ce": (0, 99), "web_accuracy": (0, 1),
-                                         "web_scene_adv": (0, 99)},
-        loss=lambda args, r: r["ce"] + r["scene_adv"] + r["web_ce"] + r["web_scene_adv"], last_part=set())}
+    ),
+}
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -68,176 +90,251 @@ def own(script):
 
 
 def each(names, **cases):
-    """Parametrise over scripts and cases: {script: [case]}, where a case is the values of the names."""
-    rows = [(script, *case) for script, some in cases.items() for case in some]
+    """Parametrise over scripts and cases: {script: [case]}, a case being the values of the
+    names."""
+    rows = []
+    for script, script_cases in cases.items():
+        rows += [(script, *case) for case in script_cases]
     return pytest.mark.parametrize(["script", *names.split()], rows, indirect=["script"])
+
+
+only_albar = pytest.mark.parametrize("script", ["albar"], indirect=True)
 
 
 def train(script, flags, **change):
     return script.train(script.Args(**flags | change))
 
 
-def source(module):
-    return Path(module.__file__).read_text()
+def differing(a, b):
+    """The parts in which two checkpoint files differ; where they were written does not count."""
+    a = load(a)
+    b = load(b)
+    assert a.keys() == b.keys()
+    return [key for key in a if key != "args" and not same(a[key], b[key])]
 
 
-def equal(a, b, equal=torch.equal):
-    """Two checkpoint files are of the same state."""
-    a, b = load(a), load(b)
-    return [k for k in RESULT if not same(a[k], b[k], equal)] == []
+def with_lists(flags, folder, edit=None, broken=None):
+    """Flags of lists and videos of one's own, in `folder`: edit {part: function of its lines},
+    broken {part: how many of its first videos are files that are none}."""
+    world = Path(flags["train"]).parent
+    folder.mkdir()
+    shutil.copy(world / "classes.txt", folder)
+    for part in ("train", "val"):
+        lines = (world / f"{part}.txt").read_text().splitlines()
+        if edit and part in edit:
+            lines = edit[part](lines)
+        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (folder / part).mkdir()
+        for i, video in enumerate(sorted((world / part).iterdir())):
+            if broken and i < broken.get(part, 0):
+                (folder / part / video.name).write_bytes(b"not a video" * 100)
+            else:
+                (folder / part / video.name).symlink_to(video)
+    return flags | dict(train=f"{folder}/train.txt", val=f"{folder}/val.txt", root=str(folder))
 
 
-@pytest.fixture
-def whole(script, flags, tmp_path):
-    """The checkpoint of the run `flags`, never interrupted."""
-    return train(script, flags, out=str(tmp_path / "whole"))["checkpoint"]
-
-
-# ---- A run ----------------------------------------------------------------------------------------------------------
-def test_train_returns_figures_and_writes_what_the_contract_says(script, flags, own):
+# ---- A run ---------------------------------------------------------------------------------------
+def test_what_a_run_returns_logs_and_saves(script, flags, own):
     result = train(script, flags)
     out = Path(flags["out"])
-    assert result["checkpoint"] == str(out / "last.pt") and sorted(p.name for p in out.iterdir()) == [
-        "best.pt", "last.pt", "log.jsonl"]
-    assert 0 <= result["val/accuracy"] <= 1 and result["val/videos"] == 20 and result["val/chance"] == 1 / 8
-    assert all(0 <= result[name] <= most for name, most in own["figures"].items()) and 1 < result["val/loss"] < 4
-    saved, best = load(out / "last.pt"), load(out / "best.pt")
-    assert set(saved) == {"method", "args", "classes", "epoch", "step", "model", "optimizer", "scheduler", "scaler",
-                          "rng", "extra", "best", "torch", "list_sha1"} == set(best)                # design.md, 3
-    assert saved["method"] == script.__name__ and saved["classes"] == list(common.ACTIONS)
-    assert (saved["epoch"], saved["step"]) == (2, 20) and saved["torch"] == str(torch.__version__)
-    assert saved["args"] == flags | {f.name: saved["args"][f.name] for f in fields(script.Args)}
-    net = script.build_model(script.Args(**saved["args"]), 8)
-    net.load_state_dict(saved["model"])                                                     # unwrapped: no `module.`
-    assert saved["best"]["val/accuracy"] == max(r.get("val/accuracy", 0) for r in log_lines(out))
-    assert best["epoch"] == best["best"]["epoch"]
+    assert sorted(path.name for path in out.iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
+    assert result["checkpoint"] == str(out / "last.pt")
+    assert result["val/videos"] == 20 and result["val/chance"] == 1 / 8
+    assert 0 <= result["val/accuracy"] <= 1 and 1 < result["val/loss"] < 4
+    for name in own["validated"]:
+        assert 0 <= result[name] <= math.log(8) + 1e-5
 
-
-def test_log_is_json_with_finite_numbers(script, flags, own):
-    train(script, flags)
-    head, *records = log_lines(flags["out"])
-    args = head["args"]
-    assert args["epochs"] == 2 and head["train_videos"] == 80 and head["val_videos"] == 20
-    steps = [r for r in records if "loss" in r]
-    assert [r["step"] for r in steps] == list(range(1, 21)) and len(records) == 22
+    head, *records = log_lines(out)
+    assert head["args"]["epochs"] == 2 and head["processes"] == 1
+    assert head["train_videos"] == 80 and head["val_videos"] == 20
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 21)) and len(records) == 22
+    names = {"step", "epoch", "lr", "clips_per_second", "loss", "ce", "accuracy"} | own["logged"]
     for record in steps:
-        assert {"step", "epoch", "lr", "clips_per_second", "loss", "ce", "accuracy",
-                *own["logged"](args)} == record.keys()
-        assert all(isinstance(v, int | float) and math.isfinite(v) for v in record.values())
-        assert record["loss"] == pytest.approx(own["loss"](args, record), rel=1e-4)                     # Eq. (5)
-        assert all(low <= record[name] <= high for name, (low, high) in own["logged"](args).items())
-    assert steps[0]["lr"] == pytest.approx(own["lr"] * 0.2) and steps[-1]["lr"] < 1e-9      # after the step: the next
-    assert [r["unreadable"] for r in records if "unreadable" in r] == [[], []]
+        assert record.keys() == names
+        assert all(math.isfinite(value) for value in record.values())
+        assert record["loss"] == pytest.approx(own["loss"](record), rel=1e-4)
+    # The rate of the step that comes next.
+    assert steps[0]["lr"] == pytest.approx(own["lr"] * 0.2) and steps[-1]["lr"] < 1e-9
+
+    saved = load(out / "last.pt")
+    assert set(saved) == set(
+        "method args classes epoch step model optimizer scheduler scaler rng extra best torch "
+        "list_sha1 heads".split()
+    )
+    assert saved["method"] == script.__name__ and saved["classes"] == list(toy.ACTIONS)
+    assert (saved["epoch"], saved["step"]) == (2, 20)
+    assert all(saved["args"][name] == value for name, value in flags.items())
+    heads = [saved["heads"]] if saved["heads"] else []
+    net = script.build_model(script.Args(**saved["args"]), 8, *heads)
+    net.load_state_dict(saved["model"])  # unwrapped: no `module.`
+    assert net.head.weight.shape[0] == 8
+    accuracies = [record["val/accuracy"] for record in records if "val/accuracy" in record]
+    best = load(out / "best.pt")
+    assert best["best"] == saved["best"] and best["epoch"] == saved["best"]["epoch"]
+    assert saved["best"]["val/accuracy"] == max(accuracies)
 
 
-def test_training_learns(script, flags, world):
-    """From random weights, plain cross-entropy on a benchmark this small: the loss falls and it beats chance."""
-    result = train(script, flags | script.SHORT["baseline"], epochs=12, val=flags["train"], log_every=10,
-                   out=flags["out"])
-    loss = [r["loss"] for r in log_lines(flags["out"]) if "loss" in r]
-    assert loss[-1] < 0.8 * loss[0] and result["val/accuracy"] > 0.3
+def test_training_learns(script, flags):
+    """Plain cross-entropy from random weights: the loss falls, and it beats chance."""
+    plain = flags | script.BASELINE | dict(epochs=12, val=flags["train"], log_every=10)
+    result = train(script, plain, out=flags["out"])
+    losses = [record["loss"] for record in log_lines(flags["out"]) if "loss" in record]
+    assert losses[-1] < 0.8 * losses[0] and result["val/accuracy"] > 0.3
 
 
-def test_validation_list_and_held_out_share(script, flags, world):
-    def data(**change):
-        return [some.videos for some in script.make_data(script.Args(**flags | change))[:2]]
-
-    kept, held = data(val="", val_share=0.2)
-    assert len(kept) == 64 and len(held) == 16 and not set(kept.paths) & set(held.paths)
-    assert data(val="", val_share=0.2)[1].paths == held.paths != data(val="", val_share=0.2, seed=1)[1].paths
-    kept, held = data()
-    assert len(kept) == 80 and held.paths == common.read_list(world / "val.txt").paths
-
-
-@each("workers change", albar=[(2, dict(static_frame="random", augment="stillmix")),
-                               (0, dict(static_frame="first", augment="mixup"))],
-      sdn=[(2, {}), (0, dict(scene_labels="hard", optimizer="sgd", schedule="plateau", warmup=0.0, flip=0.5))],
-      smad=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5))],
-      omnidebias=[(2, {}), (0, dict(model="tsn_tiny", optimizer="sgd", schedule="step", flip=0.5, web_ratio=0.25))])
-def test_same_seed_same_weights(script, flags, tmp_path, workers, change):
-    """Whatever the number of loader processes, and another seed gives other weights."""
-    flags |= dict(epochs=1) | change
-    for name, other in (("a", {}), ("b", dict(workers=workers, cache=False)), ("c", dict(seed=1))):
-        train(script, flags | other, out=str(tmp_path / name))
-    assert equal(tmp_path / "a/last.pt", tmp_path / "b/last.pt")
-    assert not equal(tmp_path / "a/last.pt", tmp_path / "c/last.pt")
+def test_no_epoch_leaves_the_loaded_weights_as_they_are(script, flags, tmp_path):
+    given = train(script, flags, epochs=0, out=str(tmp_path / "given"))
+    assert given == {"checkpoint": str(tmp_path / "given/last.pt")}
+    result = train(script, flags, epochs=0, seed=1, weights=given["checkpoint"])
+    before = load(given["checkpoint"])
+    after = load(result["checkpoint"])
+    assert (after["epoch"], after["step"]) == (0, 0)
+    for name, value in after["model"].items():
+        if name.startswith(("backbone.", "head.")):
+            assert torch.equal(value, before["model"][name])
 
 
-def test_accumulated_parts_give_the_whole_batchs_gradient(script, flags, tmp_path):
-    """One step, too small to move the weights, so that Adam's first moment holds the gradients at the start."""
-    for parts in (1, 2, 4):
-        train(script, flags, batch_size=80, epochs=1, lr=1e-12, accumulate=parts, out=str(tmp_path / str(parts)))
-    for parts in (2, 4):
-        assert first_moments_agree(tmp_path / "1/last.pt", tmp_path / f"{parts}/last.pt")
+def test_validation_list_or_a_share_held_out(script, flags, world):
+    def paths(**change):
+        data = script.make_data(script.Args(**flags | change))
+        return data.train.videos.paths, data.val.videos.paths
+
+    kept, held = paths(val="", val_share=0.2)
+    assert len(kept) == 64 and len(held) == 16 and not set(kept) & set(held)
+    assert paths(val="", val_share=0.2, seed=1)[1] != held
+    kept, held = paths()
+    assert len(kept) == 80 and held == common.read_list(world / "val.txt").paths
 
 
-def first_moments_agree(a, b):
-    a, b = ({i: s["exp_avg"] for i, s in load(p)["optimizer"]["state"].items()} for p in (a, b))
-    size = max(float(v.abs().max()) for v in a.values())
-    return size > 1e-3 and a.keys() == b.keys() and all(torch.allclose(a[i], b[i], 1e-4, 1e-5 * size) for i in a)
+@each(
+    "change",
+    albar=[(dict(static_frame="random", augment="stillmix"),)],
+    sdn=[(dict(scene_labels="hard", optimizer="sgd", schedule="plateau", warmup=0.0),)],
+    smad=[(dict(model="tsn_tiny", optimizer="sgd", schedule="step"),)],
+    omnidebias=[(dict(model="tsn_tiny", optimizer="sgd", schedule="step", web_ratio=0.25),)],
+)
+def test_same_seed_same_weights(script, flags, tmp_path, change):
+    """Whatever the number of loader processes; and another seed gives other weights."""
+    flags |= dict(epochs=1, flip=0.5) | change
+    train(script, flags, out=str(tmp_path / "a"))
+    train(script, flags, out=str(tmp_path / "b"), workers=2, cache=False)
+    train(script, flags, out=str(tmp_path / "c"), seed=1)
+    assert not differing(tmp_path / "a/last.pt", tmp_path / "b/last.pt")
+    assert "model" in differing(tmp_path / "a/last.pt", tmp_path / "c/last.pt")
 
 
-# ---- Stop and go on -------------------------------------------------------------------------------------------------
-def strike(monkeypatch, at, number=signal.SIGTERM):
-    """A signal reaches this process when it logs step `at`."""
-    class Struck(common.Log):
-        def __call__(self, **record):
-            super().__call__(**record)
-            if record["step"] == at and "loss" in record:
-                os.kill(os.getpid(), number)
-    monkeypatch.setattr(common, "Log", Struck)
+# One step that moves nothing, so that Adam's first moment holds the gradients at the start.
+ONE_STEP = dict(batch_size=80, epochs=1, lr=1e-12)
 
 
-PLATEAU = dict(schedule="plateau", warmup=0.0, patience=0, optimizer="sgd", head_epochs=1, epochs=3, accumulate=2)
-TSN = dict(model="tsn_tiny", schedule="step", milestones=(1, 2), optimizer="sgd", clip_grad=1.0, accumulate=2)
+def check_first_moments(a, b):
+    ours = load(a)["optimizer"]["state"]
+    theirs = load(b)["optimizer"]["state"]
+    assert ours.keys() == theirs.keys()
+    size = max(float(state["exp_avg"].abs().max()) for state in theirs.values())
+    assert size > 1e-3
+    for i, state in theirs.items():
+        gradient = ours[i]["exp_avg"]
+        torch.testing.assert_close(gradient, state["exp_avg"], rtol=1e-4, atol=1e-5 * size)
 
 
-@each("number at change", albar=[
-    (signal.SIGTERM, 13, dict(accumulate=2, static_frame="random", augment="stillmix")), (signal.SIGINT, 7, {}),
-    (signal.SIGTERM, 10, {}), (signal.SIGINT, 19, {})], sdn=[
-    (signal.SIGTERM, 13, PLATEAU), (signal.SIGINT, 20, PLATEAU), (signal.SIGTERM, 12, dict(head_epochs=1)),
-    (signal.SIGINT, 7, {})], smad=[(signal.SIGTERM, 13, TSN), (signal.SIGINT, 7, {})],
-    omnidebias=[(signal.SIGTERM, 13, TSN | dict(web_ratio=1.5)), (signal.SIGINT, 7, {})])
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(script, flags, tmp_path, monkeypatch, number, at, change):
+def test_a_batch_in_parts_gives_the_whole_batchs_gradient(script, flags, tmp_path):
+    for parts in (1, 4):
+        out = str(tmp_path / str(parts))
+        train(script, flags | ONE_STEP, accumulate=parts, out=out)
+    check_first_moments(tmp_path / "4/last.pt", tmp_path / "1/last.pt")
+
+
+# ---- Stop and go on ------------------------------------------------------------------------------
+def strike(monkeypatch, script, step, number=signal.SIGTERM, accumulate=1):
+    """A signal reaches this process in its step `step`, from 0. -> the seeds that steps take"""
+    seeds = []
+    real = script.seed_step
+    # SDN has two halves of a step.
+    halves = 2 if script.__name__ == "sdn" else 1
+
+    def struck(seed, part, rank=0):
+        real(seed, part, rank)
+        seeds.append(part)
+        if part == step * accumulate * halves:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(script, "seed_step", struck)
+    return seeds
+
+
+MIXED = dict(accumulate=2, static_frame="random", augment="stillmix")
+PLATEAU = dict(schedule="plateau", warmup=0.0, patience=0, optimizer="sgd", accumulate=2)
+TSN = dict(model="tsn_tiny", schedule="step", optimizer="sgd", clip_grad=1.0, accumulate=2)
+TSN |= dict(milestones=(1, 2))
+
+
+@each(
+    "number step stop change",
+    albar=[(signal.SIGTERM, 12, 13, MIXED), (signal.SIGINT, 5, 8, dict(log_every=4))],
+    sdn=[
+        (signal.SIGTERM, 12, 13, PLATEAU),
+        (signal.SIGINT, 9, 10, PLATEAU),
+        (signal.SIGINT, 5, 8, dict(log_every=4)),
+    ],
+    smad=[(signal.SIGTERM, 12, 13, TSN), (signal.SIGINT, 8, 10, dict(log_every=4))],
+    omnidebias=[
+        (signal.SIGTERM, 12, 13, TSN | dict(web_ratio=1.5)),
+        (signal.SIGINT, 6, 10, dict(log_every=100)),
+    ],
+)
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
+    script, flags, tmp_path, monkeypatch, number, step, stop, change
+):
+    """It stops where it writes the next line of its log."""
     flags |= change
+    accumulate = flags.get("accumulate", 1)
     train(script, flags, out=str(tmp_path / "whole"))
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        strike(patch, at, number)
+        seeds = strike(patch, script, step, number, accumulate)
         train(script, flags)
     last = tmp_path / "run/last.pt"
-    assert stopped.value.code == 128 + number and load(last)["step"] in (at, at + 1)
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)             # handlers given back
+    assert stopped.value.code == 128 + number and load(last)["step"] == stop
+    halves = 2 if script.__name__ == "sdn" else 1
+    assert sorted(seeds) == list(range(stop * accumulate * halves))
+    # The handlers are given back.
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
     result = train(script, flags, resume=True)
-    assert result["checkpoint"] == str(last) and equal(last, tmp_path / "whole/last.pt")
-    assert equal(tmp_path / "run/best.pt", tmp_path / "whole/best.pt")
-    logs = [[{k: v for k, v in r.items() if k != "clips_per_second"} for r in log_lines(tmp_path / name)
-             if "args" not in r] for name in ("run", "whole")]
+    assert result["checkpoint"] == str(last)
+    assert not differing(last, tmp_path / "whole/last.pt")
+    assert not differing(tmp_path / "run/best.pt", tmp_path / "whole/best.pt")
+    logs = []
+    for name in ("run", "whole"):
+        records = log_lines(tmp_path / name)[1:]
+        logs.append([record | dict(clips_per_second=0) for record in records])
     assert logs[0] == logs[1]
-    train(script, flags, resume=True)                                                   # a finished run stays as it is
-    assert equal(last, tmp_path / "whole/last.pt")
+    train(script, flags, resume=True)  # a finished run stays as it is
+    assert not differing(last, tmp_path / "whole/last.pt")
 
 
-@each("number", albar=[(signal.SIGTERM,), (signal.SIGINT,)], sdn=[(signal.SIGINT,)], smad=[(signal.SIGTERM,)])
-def test_a_signal_to_the_whole_group_with_loader_processes(script, flags, tmp_path, number):
-    """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes too."""
-    flags |= dict(epochs=30, workers=2, cache=False)
-    process, log = Forked(command, f"{script.__name__}.py", argv(flags)), Path(flags["out"]) / "log.jsonl"
+@only_albar
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_with_loader_processes(flags, number):
+    """As the terminal's Ctrl-C and a cluster's scancel do: it reaches the loaders' processes."""
+    out = Path(flags["out"])
+    flags |= dict(epochs=1000, workers=2, cache=False)
+    process = Forked(command, "albar.py", argv(flags))
     until = time.time() + 60
-    while time.time() < until and process.poll() is None and (not log.exists() or log.read_text().count("\n") < 15):
-        time.sleep(0.005)
+    while time.time() < until and process.poll() is None:
+        if (out / "log.jsonl").exists() and len(log_lines(out)) > 15:
+            break
+        time.sleep(0.01)
     os.killpg(process.pid, number)
-    with ended(process) as (said, error):
+    with ended(process) as (printed, error):
         assert process.returncode == 128 + number and not error, error
-    step = load(tmp_path / "run/last.pt")["step"]
-    assert 10 < step < 300 and f"stopped at step {step}" in said and not list((tmp_path / "run").glob("*.part"))
-    for name, change in (("run", dict(resume=True)), ("whole", {})):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-            strike(patch, 10 * math.ceil((step + 5) / 10))                     # no need to train all 30
-            train(script, flags, **dict(workers=0, cache=True, out=str(tmp_path / name)) | change)
-    assert equal(tmp_path / "run/last.pt", tmp_path / "whole/last.pt")
+    step = load(out / "last.pt")["step"]
+    assert step == log_lines(out)[-1]["step"] and f"stopped at step {step}" in printed
+    assert not list(out.glob("*.part"))
 
 
-def killed_while_saving(name, flags):
+def killed_while_saving(flags):
     """A run that is killed when half of its checkpoint of epoch 2 is written."""
     real = torch.save
 
@@ -248,470 +345,585 @@ def killed_while_saving(name, flags):
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = save
-    train(SCRIPTS[name], flags)
+    train(albar, flags)
 
 
-def test_a_kill_in_the_middle_of_saving_leaves_the_last_good_checkpoint(script, flags, whole, tmp_path):
-    with ended(process := Forked(killed_while_saving, script.__name__, flags)) as (_, error):
+@only_albar
+def test_a_kill_in_the_middle_of_saving_leaves_the_last_good_checkpoint(flags, tmp_path):
+    with ended(process := Forked(killed_while_saving, flags)) as (_, error):
         assert process.returncode == -signal.SIGKILL and not error
-    assert list((tmp_path / "run").glob("*.part"))                                      # so it did stop half-way
+    assert list((tmp_path / "run").glob("*.part"))  # so it did stop half-way
     assert load(tmp_path / "run/last.pt")["epoch"] == 1
-    train(script, flags, resume=True)
-    assert equal(tmp_path / "run/last.pt", whole)
+    train(albar, flags, resume=True)
+    train(albar, flags, out=str(tmp_path / "whole"))
+    assert not differing(tmp_path / "run/last.pt", tmp_path / "whole/last.pt")
 
 
-def test_a_killed_overwrite_leaves_nothing_to_resume(script, flags, tmp_path, monkeypatch):
-    """Else --resume would give the old run as the new one's result."""
-    train(script, flags)
-    monkeypatch.setattr(script, "training_step", lambda *a: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(MemoryError):
-        train(script, flags, overwrite=True)
-    monkeypatch.undo()
+@only_albar
+def test_a_run_is_overwritten_or_resumed_on_request_alone(flags, tmp_path, capsys, monkeypatch):
+    flags = with_lists(flags, tmp_path / "own") | dict(epochs=1)
+    train(albar, flags)
+    before = (tmp_path / "run/last.pt").read_bytes()
+    line = fails(capsys, argv(flags))
+    assert "holds a run: --resume it, --overwrite it" in line
+    line = fails(capsys, [*argv(flags | dict(w_adv=0.5, lr=0.1)), "--resume"])
+    assert "made with other w_adv, lr:" in line
+    line = fails(capsys, [*argv(flags), "--resume", "--overwrite"])
+    assert "contradicts" in line
+    rows = Path(flags["train"]).read_text()
+    Path(flags["train"]).write_text(rows + rows)
+    line = fails(capsys, [*argv(flags), "--resume"])
+    assert "made with other contents of the training list" in line
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    train(albar, flags, overwrite=True, seed=1)
+    assert log_lines(tmp_path / "run")[0]["args"]["seed"] == 1
+    train(albar, flags, resume=True, seed=1, workers=1, log_every=5)  # these may change
+
+    # An overwriting run that dies early leaves nothing that --resume takes for its own.
+    monkeypatch.setattr(albar, "prepare", lambda *args: [][0])
+    with pytest.raises(IndexError):
+        train(albar, flags, overwrite=True)
     assert not list((tmp_path / "run").glob("*.pt"))
-    with pytest.raises(UserError, match="no such file"):
-        train(script, flags, resume=True)
 
 
-# ---- Several processes ----------------------------------------------------------------------------------------------
-ALL = dict(batch_size=80, epochs=1, lr=1e-12)                   # one step that moves nothing: the gradients themselves
-TEN = dict(batch_size=8, accumulate=2, epochs=1)
+# ---- Several processes ---------------------------------------------------------------------------
+TEN_STEPS = dict(batch_size=8, accumulate=2, epochs=1, max_bad=0.1)
+SGD = TEN_STEPS | dict(optimizer="sgd", lr=0.01)
 
 
-@each("change torchrun", albar=[(ALL, False), (TEN, False), (ALL | dict(w_adv=0.0, w_ent=0.0), False)],  # no bias in it
-      sdn=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), True), (ALL | dict(scene_labels="none"), False),
-           (ALL | dict(w_ent=0.0), False), (ALL | dict(head_epochs=1, head_lr=1e-12, epochs=2), False)],
-      smad=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01), False), (ALL | dict(aspect=("none",)), False)],
-      omnidebias=[(ALL, False), (TEN | dict(optimizer="sgd", lr=0.01, web_ratio=0.5), False),
-                  (ALL | dict(smad=False, aspect=(), web_ratio=0.5), False)])
-def test_two_processes_train_what_one_trains(script, flags, tmp_path, own, change, torchrun):
-    """The full loss through DistributedDataParallel: its averaged gradient, and the weights after ten steps."""
+@each(
+    "change torchrun",
+    # The penalty alone has no part of the head's bias in it, the others' baselines no adversary.
+    albar=[(ONE_STEP, False), (TEN_STEPS | dict(w_adv=0.0, w_ent=0.0), False)],
+    sdn=[(ONE_STEP, False), (SGD, True), (SGD | dict(scene_labels="none"), False)],
+    smad=[(ONE_STEP, False), (SGD | dict(aspect=("none",)), False)],
+    omnidebias=[(ONE_STEP, False), (SGD | dict(smad=False, aspect=(), web_ratio=0.5), False)],
+)
+def test_two_processes_train_what_one_trains(script, flags, tmp_path, change, torchrun):
+    """The averaged gradient, or the weights after ten steps in parts, with videos that cannot be
+    read."""
     flags |= change
+    if change["batch_size"] == 8:
+        flags = with_lists(flags, tmp_path / "own", broken={"train": 4, "val": 3})
     train(script, flags)
-    flags["out"], name = str(tmp_path / "two"), f"{script.__name__}.py"
-    processes = ([python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, name, *argv(flags))]
-                 if torchrun else two(command, name, argv(flags)))
-    with ended(*processes) as said:
-        said, error = said if torchrun else map("".join, zip(*said, strict=True))
-        assert "Traceback" not in error and "2 x cpu" in said and said.count("epoch 1/") == 1, error
-        assert all(process.returncode == 0 for process in processes)
-    one, two_ = tmp_path / "run/last.pt", tmp_path / "two/last.pt"
-    if change["batch_size"] == 80:
-        assert first_moments_agree(one, two_)
+    flags["out"] = str(tmp_path / "two")
+    name = f"{script.__name__}.py"
+    if torchrun:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+        processes = [python(*launcher, name, *argv(flags))]
     else:
-        a, b = load(one)["model"], load(two_)["model"]
-        assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4 < float((a["backbone.head.weight"]).abs().max())
-    figures = [[r for r in log_lines(p.parent) if "args" not in r] for p in (one, two_)]
-    last = own["last_part"] if "accumulate" in change else set()
-    for a, b in zip(*figures, strict=True):
-        a, b = ({k: v for k, v in r.items() if k not in {"clips_per_second", *last} and not isinstance(v, list)}
-                for r in (a, b))
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
-    assert log_lines(tmp_path / "two")[0]["processes"] == 2
+        processes = two(command, name, argv(flags))
+    with ended(*processes) as printed:
+        text = str(printed)
+        assert [process.returncode for process in processes] == [0] * len(processes), text
+        assert "Traceback" not in text and "2 x cpu" in text and text.count("epoch 1/") == 1, text
+
+    one = tmp_path / "run/last.pt"
+    both = tmp_path / "two/last.pt"
+    if change["batch_size"] == 80:
+        check_first_moments(both, one)
+    else:
+        weights = load(one)["model"]
+        start = load(train(script, flags, epochs=0, out=str(tmp_path / "start"))["checkpoint"])
+        assert max((weights[k] - start["model"][k]).abs().max() for k in weights) > 1e-3
+        for key, value in load(both)["model"].items():
+            torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-4)
+    ours = log_lines(tmp_path / "two")
+    theirs = log_lines(tmp_path / "run")
+    assert ours[0]["processes"] == 2 and len(ours) == len(theirs)
+    # Of the last part alone, which is another with two processes.
+    unequal = {"clips_per_second", "gp_true_logit", "head_row_sum"}
+    for record, expected in zip(ours[1:], theirs[1:], strict=True):
+        assert record.keys() == expected.keys()
+        for key in record.keys() - unequal:
+            assert record[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
+    if change["batch_size"] == 8:
+        assert ours[-1]["unreadable"] == [f"train/000{i}.mp4" for i in range(4)]
+        assert ours[-1]["val/unreadable"] == [f"val/000{i}.mp4" for i in range(3)]
+        assert ours[-1]["val/videos"] == 17
 
 
-@pytest.mark.parametrize("part, key", [("train", "unreadable"), ("val", "val/unreadable")])
-def test_two_processes_name_what_either_could_not_read(script, flags, tmp_path, part, key):
-    flags = edited(flags, tmp_path, part=part, broken=4) | dict(max_bad=0.2, epochs=1)
-    with ended(*(processes := two(command, f"{script.__name__}.py", argv(flags)))) as said:
-        assert [process.returncode for process in processes] == [0, 0], said
-    assert log_lines(flags["out"])[-1][key] == [f"{part}/000{i}.mp4" for i in range(4)]
-
-
-def buffers_of_the_first():
-    rank, *_ = common.start(0)
+def what_processes_share():
+    rank, world, _ = common.start(0)
     norm = torch.nn.BatchNorm3d(2)
     norm.running_mean.fill_(rank + 1)
     common.broadcast(norm)
-    assert (norm.running_mean == 1).all()
+    assert (norm.running_mean == 1).all() and world == 2
+    assert common.total(rank + 1, 0.5) == [3, 1]
+    assert common.union([rank, 7]) == [0, 1, 7]
+    common.seed_step(3, 4, rank)
+    draws = torch.rand(2).tolist()
+    assert common.total(*draws) != [2 * value for value in draws]  # each its own
+    with common.Interrupt() as interrupt:
+        assert not interrupt.asked()
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.asked()  # both know
 
 
-def test_the_first_process_gives_its_batch_norm_statistics():
-    """Else every process validates, and a resumed run starts with, statistics of its own."""
-    with ended(*(processes := two(buffers_of_the_first))) as said:
-        assert [process.returncode for process in processes] == [0, 0], said
+def test_what_processes_tell_each_other():
+    with ended(*(processes := two(what_processes_share))) as printed:
+        assert [process.returncode for process in processes] == [0, 0], printed
 
 
-# ---- A loss that is not finite --------------------------------------------------------------------------------------
-def finite(path):
-    return all(v.isfinite().all() for v in load(path)["model"].values())
+# ---- A loss that is not finite -------------------------------------------------------------------
+def check_finite(path):
+    assert all(value.isfinite().all() for value in load(path)["model"].values())
 
 
-def spoil(monkeypatch, script, at, also=lambda: None):
-    """Cross-entropy is NaN from its call number `at` (from 0) on."""
-    calls, real = [], script.cross_entropy
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    script, flags, tmp_path, capsys, monkeypatch
+):
+    """Nobody has looked at it when a signal comes: nothing of it is saved then either."""
+    flags |= dict(epochs=3, log_every=3)
+    real = script.cross_entropy
+    seeds = strike(monkeypatch, script, 12)
 
     def spoilt(z, target):
-        calls.append(0)
-        if len(calls) == at + 2:
-            also()
-        return real(z, target) * (math.nan if len(calls) > at else 1)
+        return real(z, target) * (math.nan if max(seeds) >= 24 or len(seeds) > 12 else 1)
 
     monkeypatch.setattr(script, "cross_entropy", spoilt)
+    line = fails(capsys, argv(flags), flags["out"], script)
+    assert "the loss is not finite by step 15" in line and "last.pt is good" in line
+    assert load(tmp_path / "run/last.pt")["epoch"] == 1
+    check_finite(tmp_path / "run/last.pt")
+    log_lines(tmp_path / "run")  # JSON, so without NaN
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(script, flags, tmp_path, capsys,
-                                                                           monkeypatch, own):
-    flags |= dict(epochs=3, log_every=3)
-    spoil(monkeypatch, script, 13 * own["calls"])
-    assert re.search("loss is not finite by step 1[45]", fails(capsys, argv(flags), flags["out"], script))
-    last = tmp_path / "run/last.pt"
-    assert load(last)["epoch"] == 1 and finite(last)
-    assert all(math.isfinite(v) for r in log_lines(tmp_path / "run")[1:] for v in r.values() if isinstance(v, float))
-
-
-def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(script, flags, tmp_path, capsys, monkeypatch, own):
-    """It came between two lines of the log, so nobody has looked at the loss yet."""
-    flags |= dict(epochs=3, log_every=1000)
-    spoil(monkeypatch, script, 12 * own["calls"], lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert "not finite" in fails(capsys, argv(flags), flags["out"], script)
-    assert load(tmp_path / "run/last.pt")["epoch"] == 1 and finite(tmp_path / "run/last.pt")
-
-
-@pytest.mark.parametrize("change", [dict(lr=1e30), dict(lr=1e30, batch_size=80, warmup=0.0),
-                                    dict(lr=2e37, batch_size=80, warmup=0.0, epochs=1)])
-def test_a_huge_learning_rate(script, flags, capsys, change):
-    """Also where the step that breaks the weights is an epoch's last, so that its own loss was still finite."""
+def test_a_huge_learning_rate(script, flags, tmp_path, capsys):
+    """The last step breaks the weights, while its own loss was still finite."""
+    change = dict(lr=2e37, batch_size=80, warmup=0.0, epochs=1)
     assert "not finite" in fails(capsys, argv(flags | change), flags["out"], script)
-    for name in ("last.pt", "best.pt"):
-        assert not (Path(flags["out"]) / name).exists() or finite(Path(flags["out"]) / name)
+    assert not list((tmp_path / "run").glob("*.pt"))
     log_lines(flags["out"])
 
 
-# ---- Bad input ------------------------------------------------------------------------------------------------------
-def test_an_existing_run_is_not_overwritten(script, flags, own, capsys, tmp_path):
-    flags |= dict(epochs=1)
-    train(script, flags)
-    before, other = (tmp_path / "run/last.pt").read_bytes(), own["other"]
-    assert "holds a run: --resume it, --overwrite it" in fails(capsys, argv(flags), script=script)
-    assert f"made with other {[*other][0]}:" in fails(capsys, [*argv(flags | other), "--resume"], script=script)
-    assert "contradicts" in fails(capsys, [*argv(flags), "--resume", "--overwrite"], script=script)
-    listed = edited(flags, tmp_path)
-    shutil.copy(tmp_path / "run/last.pt", tmp_path / "copy.pt")
-    train(script, listed, overwrite=True)                                               # the list's name is a flag
-    edited(flags, tmp_path, lambda lines: lines[::-1])
-    assert "made with other contents of the training list" in fails(capsys, [*argv(listed), "--resume"], script=script)
-    (tmp_path / "copy.pt").replace(tmp_path / "run/last.pt")
-    assert (tmp_path / "run/last.pt").read_bytes() == before
-    train(script, flags, overwrite=True, seed=1)
-    assert (tmp_path / "run/last.pt").read_bytes() != before and log_lines(tmp_path / "run")[0]["args"]["seed"] == 1
-    train(script, flags, resume=True, seed=1, workers=1, log_every=5)                         # these may change
+# ---- Bad input -----------------------------------------------------------------------------------
+def test_bad_videos_are_skipped_up_to_a_share_and_named(script, flags, tmp_path):
+    edit = {"train": lambda lines: lines[:2] + ["gone/0000.mp4 1"] + lines[2:]}
+    flags = with_lists(flags, tmp_path / "own", edit, broken={"train": 2, "val": 3})
+    result = train(script, flags, max_bad=0.03, epochs=1)
+    assert result["val/videos"] == 17
+    head, *_, last = log_lines(tmp_path / "run")
+    assert head["missing"] == ["gone/0000.mp4"] and head["train_videos"] == 80
+    assert last["unreadable"] == ["train/0000.mp4", "train/0001.mp4"]
+    assert last["val/unreadable"] == [f"val/000{i}.mp4" for i in range(3)]
 
 
-def edited(flags, tmp_path, edit=lambda lines: lines, part="train", broken=0):
-    """Flags whose train (or val) list is the benchmark's after edit(lines), in tmp_path, and the first videos of which
-    are files that are none."""
-    given, root = Path(flags[part]), tmp_path / "videos"
-    (tmp_path / "edited.txt").write_text("".join(edit(given.read_text().splitlines(True))))
-    shutil.copy(given.with_name("classes.txt"), tmp_path)
-    if broken:
-        (root / part).mkdir(parents=True)
-        other = {"train": "val", "val": "train"}[part]
-        (root / other).symlink_to(given.with_name(other))
-        for i, path in enumerate(given.read_text().split()[::2]):
-            if i < broken:
-                (root / path).write_bytes(b"not a video" * 100)
-            else:
-                (root / path).symlink_to(given.with_name(part) / Path(path).name)
-    return flags | {part: str(tmp_path / "edited.txt"), "root": str(root if broken else given.parent)}
-
-
-def gone(n):
-    """Edit: the first n videos do not exist."""
-    return lambda lines: [f"gone/{line}" if i < n else line for i, line in enumerate(lines)]
-
-
-BAD = {  # name: what is wrong (flags, tmp_path -> flags), what the message says
-    "no list": (lambda f, p: f | dict(train=str(p / "none.txt")), "none.txt: cannot read it: No such file"),
-    "empty list": (lambda f, p: edited(f, p, lambda lines: []), "edited.txt: empty list"),
-    "malformed line": (lambda f, p: edited(f, p, lambda lines: lines[:4] + ["video.mp4 jump\n"] + lines),
-                       "edited.txt:5: expected `path label`.*jump"),
-    "val label": (lambda f, p: edited(f, p, lambda lines: lines + ["val/0001x.mp4 8\n"], "val"),
-                  "edited.txt:21: label 8 is outside the 8 classes, 0 to 7"),
-    "no val list": (lambda f, p: f | dict(val=str(p / "none.txt")), "none.txt: cannot read it"),
-    "missing videos": (lambda f, p: edited(f, p, gone(3)), "3 of 80 videos do not exist, first .*gone/.*check --root"),
-    "wrong root": (lambda f, p: f | dict(root=str(p)), f"80 of 80 videos do not exist.*{os.sep}.*check --root"),
-    "broken videos": (lambda f, p: edited(f, p, broken=4) | dict(max_bad=0.02),
-                      r"of 80 videos cannot be read \(--max-bad 0.02\): train/000[0-4].mp4"),
-    "all videos broken": (lambda f, p: edited(f, p, broken=80), "cannot be read|cannot read .*train/.*.mp4"),
-    "all val broken": (lambda f, p: edited(f, p, part="val", broken=20), "no validation video can be read"),
-    "model": (lambda f, p: f | dict(model="resnet50"), "--model resnet50: not one of tiny, .*r3d_18"),
-    "weights": (lambda f, p: f | dict(weights="KINETICS"), "--weights KINETICS: no such file"),
-    "weights no file of weights": (lambda f, p: f | dict(weights=__file__), "test_train.py: not a file of weights"),
-    "weights a folder": (lambda f, p: f | dict(weights=str(p)), "Is a directory"),
-    "share": (lambda f, p: f | dict(val="", val_share=0.0), "a share of 0.0 of 80 videos leaves none"),
-    "batch size": (lambda f, p: f | dict(batch_size=81), "80 training videos are fewer than --batch-size 81"),
-    "accumulate": (lambda f, p: f | dict(accumulate=3), "--batch-size 8 .*multiple of processes x --accumulate = 3"),
-    "negative weight": (lambda f, p: f | dict(w_ent=-1.0), "--w-ent -1.0: must be at least 0"),
-    "lr nan": (lambda f, p: f | dict(lr=math.nan), "--lr nan: must be at least 0"),
-    "mean": (lambda f, p: f | dict(mean=(0.5,)), "--mean"),
-    "std": (lambda f, p: f | dict(std=(0.0, 0.0, 0.0)), "--std|not finite"),
-    "scale": (lambda f, p: f | dict(scale=(0.5,)), "--scale"),
-    "probability": (lambda f, p: f | dict(flip=1.5), "--flip"),
-    "amp": (lambda f, p: f | dict(amp="bf16"), "--amp bf16 is for CUDA"),
-    "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d takes no clip of --frames"),
-    "out is a file": (lambda f, p: f | dict(out=__file__), "test_train.py: File exists"),
-    "resize": (lambda f, p: f | dict(size=32, resize=18), "--resize"),
-    "out a file": (lambda f, p: f | dict(out=__file__), "test_train.py"),
-    "nothing to resume": (lambda f, p: f | dict(resume=True), "last.pt: no such file"),
+# Flags that are wrong, and what the message says; {world} and {tmp} are folders.
+EVERY_SCRIPT = {
+    "model": (dict(model="resnet50"), "--model resnet50: not one of tiny, .*r3d_18"),
+    "clip": (dict(model="r3d_18", size=8, frames=10**9), "--model r3d_18 takes no clip of --fram"),
+    "weights": (dict(weights="KINETICS"), "--weights KINETICS: no such file"),
+    "accumulate": (dict(accumulate=3), "--batch-size 8 .* processes x --accumulate = 3"),
+    "amp": (dict(amp="bf16"), "--amp bf16 is for CUDA"),
+    "val": (dict(val="none.txt"), "none.txt: cannot read it: No such file"),
+}
+BAD = {
+    "albar": EVERY_SCRIPT
+    | {
+        "no list": (dict(train="none.txt"), "none.txt: cannot read it: No such file"),
+        "wrong root": (dict(root="{tmp}"), "80 of 80 videos do not exist, first .*check --root"),
+        "no weights": (dict(weights="{world}/train.txt"), "train.txt: not tensors and plain cont"),
+        "a folder": (dict(weights="{world}"), "Is a directory"),
+        "share": (dict(val="", val_share=0.0), "a share of 0.0 of 80 videos leaves none"),
+        "batch": (dict(batch_size=81), "80 training videos are fewer than --batch-size 81"),
+        "mixed": (dict(augment="mixup", accumulate=8), "--augment mixes .* --batch-size"),
+        "weight": (dict(w_ent=-1.0), "--w-ent -1.0: must be at least 0"),
+        "rate": (dict(lr=math.nan), "--lr nan: must be at least 0"),
+        "mean": (dict(mean=(0.5,)), "--mean takes 3 numbers, not 1"),
+        "std": (dict(std=(0.0, 1.0, 1.0)), "--std 0.0: must be at least 0.001"),
+        "flip": (dict(flip=1.5), "--flip 1.5: must be at most 1"),
+        "resize": (dict(size=32, resize=18), "--resize 18 is less than --size 32"),
+        "out": (dict(out="{world}/train.txt"), "train.txt: File exists"),
+        "resume": (dict(resume=True), "last.pt: no such file"),
+    },
+    "sdn": EVERY_SCRIPT
+    | {
+        "no scenes": (dict(scenes=()), "--scenes FOLDER, made by `python sdn.py scenes`, or --sc"),
+        "no boxes": (
+            dict(humans=()),
+            "--humans FILE, made by `python sdn.py humans`, or --w-ent 0",
+        ),
+        "number": (dict(num_scenes=25), "24 categories, not --num-scenes 25"),
+        "no labels": (
+            dict(val="{world}/conflfg.txt"),
+            "scenes: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad",
+        ),
+        "other boxes": (
+            dict(humans=("{tmp}/other.jsonl",)),
+            "other.jsonl: nothing of 80 of 80 videos, first train/0000.mp4: .*--max-bad",
+        ),
+        "malformed": (dict(humans=("{world}/val.txt",)), "val.txt:1: expected a line of `sdn.py h"),
+        "no folder": (dict(scenes=("{world}/humans.jsonl",)), "humans.jsonl: not a folder of lab"),
+        "warm-up": (dict(schedule="plateau"), "--warmup is of --schedule cosine"),
+        "init": (dict(init="{tmp}/albar.pt"), "albar.pt: made by albar.py, not sdn.py"),
+        "classes": (dict(init="{tmp}/sdn.pt"), "--init .*sdn.pt: a run on other classes"),
+    },
+    "smad": EVERY_SCRIPT
+    | {
+        "no aspect": (dict(aspect=()), "MAAT needs labels: --aspect NAME=FOLDER .*--aspect none"),
+        "no folder": (dict(aspect=("scene=none",)), "none: not a folder of labels"),
+        "tags": (dict(aspect=("event={world}/tags",)), "tags: the labels of .* do not sum to 1"),
+        "labels": (
+            dict(aspect=("e={world}/scenes:event",)),
+            "scenes: no tags of 'event', but of s",
+        ),
+        "two": (dict(aspect=("s={world}/scenes",) * 2), "--aspect s=.*: a second of that name"),
+        "name": (dict(aspect=("training={world}/scenes",)), "training=.*: a name that cannot be u"),
+        "dash": (dict(aspect=("my-scene={world}/scenes",)), "my-scene=.*: expected NAME=FOLDER, N"),
+        "none too": (dict(aspect=("none", "s={world}/scenes")), "--aspect none: expected NAME=FOL"),
+        "category": (dict(aspect=("event=x.csv",)), "event=x.csv: expected .*FILE.csv:CATEGORY"),
+        "no tags": (
+            dict(val="{world}/conflfg.txt", aspect=("event={world}/tags:event",)),
+            "tags: no tags of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad",
+        ),
+    },
+    "omnidebias": EVERY_SCRIPT
+    | {
+        "no web": (dict(web=""), "--web: name a list of web items .`python omnidebias.py select`"),
+        "web root": (dict(web_root="{tmp}"), "60 of 60 videos do not exist, .*check --web-root"),
+        "ratio": (
+            dict(web_ratio=0.75, accumulate=4),
+            "--web-ratio 0.75 of --batch-size 8: 6 web items in a step must be a whole multiple of "
+            "processes x --accumulate = 4",
+        ),
+        "half": (dict(web_ratio=0.7), "--web-ratio 0.7 of --batch-size 8: 5.6 web items"),
+        "none": (dict(web_ratio=0.0), "--web-ratio 0.0 of --batch-size 8: 0 web items"),
+        "doubles": (dict(web="{world}/val.txt"), "--web: 20 items are .*validation videos, first"),
+        "no labels": (dict(aspect=()), "--smad and --aspect go together: --aspect NAME=FOLDER"),
+        "no smad": (dict(smad=False), "--smad and --aspect go together"),
+        "tags": (dict(aspect=("event={world}/tags",)), "tags: the labels of .* do not sum to 1"),
+        "web labels": (
+            dict(web="{world}/conflfg.txt"),
+            "scenes: no labels of 20 of 20 videos, first conflfg/0000.mp4: .*--max-bad",
+        ),
+    },
 }
 
 
-BAD_ALSO = {  # of one script
-    "albar": {"one clip to mix": (lambda f, p: f | dict(augment="mixup", accumulate=8),
-                                  "--augment mixes .* --batch-size")},
-    "sdn": {
-        "no scene labels": (lambda f, p: f | dict(scenes=()), "--scenes FILE, made by `python sdn.py scenes`, or "
-                                                              "--scene-labels none"),
-        "no boxes": (lambda f, p: f | dict(humans=()), "--humans FILE, made by `python sdn.py humans`, or --w-ent 0"),
-        "another number of scenes": (lambda f, p: f | dict(num_scenes=25), "24 categories, not --num-scenes 25"),
-        "videos without labels": (lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt")),
-                                  "scenes.npz: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
-        "boxes of other videos": (lambda f, p: f | dict(humans=(text(p / "boxes.txt", "x.mp4 0 1 2 3 4"),)),
-                                  "boxes.txt: not on 80 of 80 training videos, first train/0000.mp4"),
-        "boxes malformed": (lambda f, p: f | dict(humans=(text(p / "boxes.txt", "x.mp4 0 1 2 3"),)), "boxes.txt:1: "),
-        "boxes that are labels": (lambda f, p: f | dict(humans=f["scenes"]), "scenes.npz: not a file that"),
-        "labels that are boxes": (lambda f, p: f | dict(scenes=f["humans"]), "humans.npz: not a file that"),
-        "init of another script": (lambda f, p: f | dict(init=checkpoint(p, "albar")), "made by albar.py, not sdn.py"),
-        "init of other classes": (lambda f, p: f | dict(init=checkpoint(p, "sdn")), "--init .*first.pt: of other cl"),
-        "warm-up of the plateau": (lambda f, p: f | dict(schedule="plateau"), "--warmup is of --schedule cosine"),
-        "heads alone": (lambda f, p: f | dict(head_epochs=2), "--head-epochs must be fewer than --epochs"),
-        "init is missing": (lambda f, p: f | dict(init=str(p / "none.pt")), "none.pt: no such file")},
-    "smad": {
-        "negative weight": (lambda f, p: f | dict(w_bce=-1.0), "--w-bce -1.0: must be at least 0"),
-        "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d: not one of tiny, tsn_tiny, .*r3d_18"),
-        "no aspect": (lambda f, p: f | dict(aspect=()), "MAAT needs labels: --aspect NAME=FILE .* or --aspect none"),
-        "no such file": (lambda f, p: f | dict(aspect=(f"scene={p}/none.npz",)), "none.npz: No such file"),
-        "boxes for an aspect": (lambda f, p: aspect(f, "scene", "humans.npz"), "humans.npz: not a file that an offl"),
-        "tags for labels": (lambda f, p: aspect(f, "event", "tags.npz"), "tags.npz: not a file that an offline step"),
-        "labels for tags": (lambda f, p: aspect(f, "event", "scenes.npz:event"), "scenes.npz: not a file that an off"),
-        "two of a name": (lambda f, p: f | dict(aspect=f["aspect"][:1] * 2), "--aspect scene=.*: a second of that n"),
-        "name of a method": (lambda f, p: aspect(f, "training", "scenes.npz"), "--aspect training=.*cannot be used"),
-        "name": (lambda f, p: aspect(f, "my-scene", "scenes.npz"), "--aspect my-scene=.*: expected NAME=FILE.npz, NA"),
-        "none and one": (lambda f, p: f | dict(aspect=("none", *f["aspect"])), "--aspect none: expected NAME=FILE"),
-        "bare name": (lambda f, p: f | dict(aspect=("scene",)), "--aspect scene: expected NAME=FILE.npz"),
-        "no category": (lambda f, p: f | dict(aspect=("event=x.csv",)), "--aspect event=x.csv: .*FILE.csv:CATEGORY"),
-        "category": (lambda f, p: aspect(f, "event", "tags.npz:scene"),
-                     "tags.npz: no tags of 'scene', but of attribute, context, event"),
-        "videos without labels": (lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt")),
-                                  "scenes.npz: no labels of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
-        "videos without tags": (
-            lambda f, p: f | dict(val=f["val"].replace("val.txt", "conflfg.txt"), aspect=f["aspect"][1:]),
-            "tags.npz: no tags of 20 of 100 videos, first conflfg/0000.mp4: .*--max-bad"),
-        "line of tags": (lambda f, p: f | dict(aspect=(f"event={hvu(p, 'run,0000,0,10', 'run,0001,0')}:event",)),
-                         "hvu.csv:3: expected `tag.tag,id,0.0,10.0`: 'run,0001,0'")},
-    "omnidebias": {
-        "negative weight": (lambda f, p: f | dict(web_ratio=-1.0), "--web-ratio -1.0: must be at least 0"),
-        "size of the model": (lambda f, p: f | dict(model="s3d"), "--model s3d: not one of tiny, tsn_tiny, .*r3d_18"),
-        "no web": (lambda f, p: f | dict(web=()), "--web: name lists of web items .`python omnidebias.py sel"),
-        "web and none": (lambda f, p: f | dict(web=(*f["web"], "none")), "--web: name lists .* or none, not both"),
-        "no such web": (lambda f, p: f | dict(web=(f"{p}/none.txt",)), "none.txt: cannot read it: No such file"),
-        "web elsewhere": (lambda f, p: f | dict(web_root=str(p)),
-                          "60 of 60 videos do not exist, first .*: check --web-root .now .*[)]$"),
-        "web label": (lambda f, p: f | dict(web=(text(p / "web.txt", "web/0000.mp4 8"),)),
-                      "web.txt:1: label 8 is outside the 8 classes"),
-        "two labels": (lambda f, p: f | dict(web_root=str(Path(f["train"]).parent), web=(
-            text(p / "web.txt", "web/0000.mp4 0\nweb/0000.mp4 1"),)), "web.txt:2: 'web/0000.mp4' has label 1"),
-        "share of the web": (lambda f, p: f | dict(web_ratio=0.75, accumulate=4),
-                             "--web-ratio 0.75 of --batch-size 8: 6 web items in a step must be a whole multiple of "
-                             "processes x --accumulate = 4"),
-        "half a web item": (lambda f, p: f | dict(web_ratio=0.7), "--web-ratio 0.7 of --batch-size 8: 5.6 web items"),
-        "no share of the web": (lambda f, p: f | dict(web_ratio=0.0), "--web-ratio 0.0 of --batch-size 8: 0 web items"),
-        "web is validation": (lambda f, p: f | dict(web=(f["val"],)), "--web: 20 items are .*validation videos, fir"),
-        "smad without labels": (lambda f, p: f | dict(aspect=()), "--smad and --aspect go together: .*NAME=FILE"),
-        "labels without smad": (lambda f, p: f | dict(smad=False), "--smad and --aspect go together"),
-        "two of a name": (lambda f, p: f | dict(aspect=f["aspect"] * 2), "--aspect scene=.*: a second of that name"),
-        "tags": (lambda f, p: aspect(f, "event", "tags.npz:event"), "--aspect event=.*: .*tags, which are for smad.py"),
-        "web without labels": (lambda f, p: f | dict(web=(f["web"][0].replace("web.txt", "conflfg.txt"),)),
-                               "scenes.npz: no labels of 20 of 20 videos, first conflfg/0000.mp4: .*--max-bad")}}
-
-
-def aspect(flags, name, file):
-    """--aspect of a file of the benchmark's."""
-    return flags | dict(aspect=(f"{name}={Path(flags['train']).parent / file}",))
-
-
-def hvu(folder, *lines):
-    """A file of HVU's tags with its one category beside it."""
-    text(folder / "HVU_Tags_Categories_V1.0.csv", "Tag,Category\nrun,event")
-    return text(folder / "hvu.csv", "\n".join(["Tags,youtube_id,time_start,time_end", *lines]))
-
-
-def text(path, line):
-    path.write_text(f"{line}\n")
-    return str(path)
-
-
-def checkpoint(folder, method):
-    torch.save(dict(method=method, args={}, classes=[], model={}, epoch=1, step=1), folder / "first.pt")
-    return str(folder / "first.pt")
-
-
-@each("name", **{script: [(name,) for name in BAD | BAD_ALSO[script]] for script in SCRIPTS})
-def test_bad_input_ends_with_one_line(name, script, flags, tmp_path, capsys):
-    wrong, message = (BAD | BAD_ALSO[script.__name__])[name]
-    line = fails(capsys, argv(wrong(flags, tmp_path)), script=script)
+@each("name", **{script: [(name,) for name in cases] for script, cases in BAD.items()})
+def test_bad_input_ends_with_one_line(name, script, flags, world, tmp_path, capsys):
+    change, message = BAD[script.__name__][name]
+    for method in ("albar", "sdn"):
+        content = dict(method=method, args={}, classes=[], model={}, epoch=1, step=1)
+        torch.save(content, tmp_path / f"{method}.pt")
+    line = {"path": "x.mp4", "every": 1, "frames": [], "boxes": [], "scores": []}
+    (tmp_path / "other.jsonl").write_text(json.dumps(line))
+    for flag, value in change.items():
+        if isinstance(value, str):
+            value = value.format(world=world, tmp=tmp_path)
+        elif flag in ("aspect", "scenes", "humans"):
+            value = tuple(part.format(world=world, tmp=tmp_path) for part in value)
+        flags[flag] = value
+    line = fails(capsys, argv(flags), script=script)
     assert re.search(message, line), line
-    run = tmp_path / "run"
-    assert not run.exists() or {p.name for p in run.iterdir()} <= {"log.jsonl"}                     # no checkpoint
+    assert not list((tmp_path / "run").glob("*.pt"))
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"weights": 1}, "not a checkpoint of these scripts"),
-    ({"method": "other", "args": {}, "classes": [], "model": {}, "epoch": 0, "step": 0}, "made by other.py, not ")])
-def test_resume_from_something_else(script, flags, tmp_path, capsys, content, message):
+BAD_LISTS = {
+    "empty": (dict(edit={"train": lambda lines: []}), "train.txt: empty list"),
+    "malformed": (
+        dict(edit={"train": lambda lines: lines[:4] + ["video.mp4 jump"]}),
+        "train.txt:5: expected `path label`.*jump",
+    ),
+    "label": (
+        dict(edit={"val": lambda lines: lines + ["val/0001x.mp4 8"]}),
+        "val.txt:21: label 8 is outside the 8 classes, 0 to 7",
+    ),
+    "missing": (
+        dict(edit={"train": lambda lines: [f"gone/{line}" for line in lines[:3]] + lines[3:]}),
+        "3 of 80 videos do not exist, first .*gone/.*check --root",
+    ),
+    "broken": (
+        dict(broken={"train": 4}),
+        r"of 80 videos cannot be read \(--max-bad 0.01\): train/000[0-3].mp4",
+    ),
+    "all broken": (dict(broken={"train": 80}), "cannot be read; the last: cannot read .*train/"),
+    "val broken": (dict(broken={"val": 20}), "no validation video can be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LISTS)
+@only_albar
+def test_bad_lists_and_videos_end_with_one_line(name, flags, tmp_path, capsys):
+    how, message = BAD_LISTS[name]
+    line = fails(capsys, argv(with_lists(flags, tmp_path / "own", **how)))
+    assert re.search(message, line), line
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@only_albar
+def test_bad_videos_in_a_loaders_process_end_with_one_line(flags, tmp_path):
+    flags = with_lists(flags, tmp_path / "own", broken={"train": 80}) | dict(workers=2)
+    with ended(process := Forked(command, "albar.py", argv(flags))) as (_, error):
+        assert len(error.strip().splitlines()) == 1 and error.startswith("error: "), error
+        assert "cannot read" in error and process.returncode == 2
+
+
+@only_albar
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"weights": 1}, "not a checkpoint of these scripts"),
+        (
+            dict(method="other", args={}, classes=[], model={}, epoch=0, step=0),
+            "made by other.py, not albar.py",
+        ),
+    ],
+)
+def test_resume_from_something_else(flags, tmp_path, capsys, content, message):
     (tmp_path / "run").mkdir()
     torch.save(content, tmp_path / "run/last.pt")
     before = (tmp_path / "run/last.pt").read_bytes()
-    assert message in fails(capsys, [*argv(flags), "--resume"], script=script)
+    assert message in fails(capsys, [*argv(flags), "--resume"])
     assert (tmp_path / "run/last.pt").read_bytes() == before
 
 
-@each("own_flag", albar=[("w_gp",)], sdn=[("scene_labels",), ("w_ent",)], smad=[("aspect",), ("saar",)],
-      omnidebias=[("web",), ("smad",)])
-def test_baseline_with_a_weight_is_a_contradiction(script, flags, capsys, own_flag):
-    short = script.SHORT["baseline"]
-    bare = {name: value for name, value in flags.items() if name not in short}
-    given = argv(bare | {own_flag: flags.get(own_flag, getattr(script.Args(), own_flag))})
-    assert f"--baseline contradicts --{own_flag.replace('_', '-')}" in fails(capsys, [*given, "--baseline"],
-                                                                             script=script)
-    got = []
-    common.cli(script.Args, got.append, script.TOY, script.SHORT, ["--baseline"])
-    assert {name: getattr(got[0], name) for name in short} == short and got[0].model == "tiny"
-    assert short["out"] == f"runs/{script.__name__}-baseline"
+# ---- Command line --------------------------------------------------------------------------------
+def test_presets_stand_for_flags_which_win(script, monkeypatch):
+    parsed = []
+    drawn = []
+    monkeypatch.setattr(common, "draw_toy", drawn.append)
+
+    def parse(*words):
+        common.cli(script.Args, parsed.append, presets(script), argv=list(words))
+        return parsed[-1]
+
+    def check(args, values):
+        assert {name: getattr(args, name) for name in values} == values
+
+    check(parse(), script.TOY)
+    check(parse("--baseline"), script.TOY | script.BASELINE)
+    assert drawn == parsed and script.BASELINE["out"] == f"runs/{script.__name__}-baseline"
+    check(parse("--lr", "7", "--toy", "--train", "a.txt"), script.TOY | dict(lr=7, train="a.txt"))
+    assert drawn == parsed
+    args = parse("--train", "a.txt", "--epochs", "3", "--baseline")
+    check(args, script.BASELINE | dict(train="a.txt", epochs=3))
+    assert args == script.Args(**script.BASELINE | dict(train="a.txt", epochs=3))
+    if hasattr(script, "TSN"):
+        check(parse("--tsn", "--train", "a.txt"), script.TSN)
+        check(parse("--tsn"), script.TOY | script.TSN)
+    assert len(drawn) < len(parsed)
 
 
-@pytest.mark.parametrize("how", [dict(broken=2), dict(edit=gone(2))], ids=["broken", "missing"])
-def test_a_few_bad_videos_are_skipped_counted_and_named_in_the_log(script, flags, tmp_path, how):
-    flags = edited(flags, tmp_path, **how) | dict(max_bad=0.03)
-    train(script, flags)
-    log = json.dumps(log_lines(tmp_path / "run"))
-    for line in Path(flags["train"]).read_text().splitlines()[:2]:
-        assert line.split()[0] in log
+def test_a_flag_of_several_values_replaces_the_presets_and_may_be_repeated():
+    parsed = []
+    words = "--aspect scene=a --train a.txt --toy --aspect event=b:event c=d".split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "draw_toy", lambda args: None)
+        common.cli(smad.Args, parsed.append, presets(smad), argv=words)
+    assert parsed[0].aspect == ("scene=a", "event=b:event", "c=d")
 
 
-def test_unreadable_validation_videos_do_not_count_and_are_named(script, flags, tmp_path):
-    flags = edited(flags, tmp_path, part="val", broken=3)
-    assert train(script, flags)["val/videos"] == 17
-    unread = Path(flags["val"]).read_text().split()[:6:2]
-    assert [r["val/unreadable"] for r in log_lines(tmp_path / "run") if "val/unreadable" in r] == [unread] * 2
+DRAW = """import sys
+from pathlib import Path
+with open("drawn.txt", "w") as file:
+    file.write("\\n".join(sys.argv[1:]))
+for name in sys.argv[1:]:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).touch()
+"""
 
 
-def test_bad_input_on_the_real_command_line(script, flags, tmp_path):
-    flags = edited(flags, tmp_path, broken=80) | dict(workers=2)
-    with ended(process := Forked(command, f"{script.__name__}.py", argv(flags))) as (_, error):
-        assert len(error.strip().splitlines()) == 1 and error.startswith("error: ") and "cannot" in error, error
-        assert process.returncode == 2
+def test_what_is_missing_of_the_embedded_data_set_is_drawn(script, tmp_path, monkeypatch):
+    """By tests/toy.py, of which this is a stand-in: those files of the preset, no more."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "common.py"))
+    args = script.Args(**script.TOY)
+    with pytest.raises(UserError, match="name a list of your own with --train: tests/toy.py,"):
+        common.draw_toy(args)
+    Path("tests").mkdir()
+    Path("tests/toy.py").write_text("raise SystemExit(1)")
+    with pytest.raises(UserError, match="toy.py: it did not make data/toy0/train.txt, "):
+        common.draw_toy(args)
+    Path("tests/toy.py").write_text(DRAW)
+    common.draw_toy(args)
+    named = re.findall(r"data/toy0/[\w./-]+", repr(script.TOY))
+    drawn = Path("drawn.txt").read_text().split("\n")
+    assert sorted(drawn) == sorted(named)
+    Path("data/toy0/val.txt").unlink()
+    common.draw_toy(args)
+    assert Path("drawn.txt").read_text() == "data/toy0/val.txt"
+    Path("tests/toy.py").unlink()
+    common.draw_toy(args)
 
 
-# ---- The file -------------------------------------------------------------------------------------------------------
-def test_a_script_and_common_alone_train_in_an_empty_folder(script, world, tmp_path):
-    """From nothing but the two files and the drawn benchmark: pretraining stage, the method, and once more without."""
+def test_help_is_in_groups_and_shows_the_papers_values(script, own, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        common.cli(script.Args, script.train, presets(script), argv=["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "Eq. (5)" in text and re.search(own["help"], text)
+    titles = [line[:-1] for line in text.splitlines() if re.fullmatch("[a-z]+:", line)]
+    assert titles == ["options", "method", "data", "model", "training", "machine"]
+    groups = dict(zip(titles, re.split("\n[a-z]+:\n", text)[1:], strict=True))
+    places = {"--train": "data", "--weights": "model", "--lr": "training", "--out": "machine"}
+    for flag, title in (places | {"--toy": "method", "--baseline": "method"}).items():
+        assert re.search(f"^  {flag}[ \n]", groups[title], re.M), flag
+
+
+STEPS = {name: getattr(script, "STEPS", {}) for name, script in SCRIPTS.items()}
+
+
+@each("word", **{script: [(word,) for word in steps] for script, steps in STEPS.items()})
+def test_help_of_a_step(script, word, capsys):
+    arguments = dict(presets=presets(script), steps=script.STEPS, argv=[word, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        common.cli(script.Args, script.train, **arguments)
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"python {script.__name__}.py {word} " in text
+
+
+# ---- The file ------------------------------------------------------------------------------------
+def alone(name, words):
+    """`python NAME WORDS` in the working folder, and nothing else of this repository is found."""
+    for module in [*SCRIPTS, "common", "evaluate", "toy", "conftest"]:
+        sys.modules.pop(module, None)
+    others = [path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "tests")]
+    sys.path[:] = [os.getcwd(), *others]
+    sys.argv = [name, *words]
+    runpy.run_path(name, run_name="__main__")
+    assert sys.modules["common"].__file__ == f"{os.getcwd()}/common.py"
+
+
+def test_a_script_and_common_alone_train_in_an_empty_folder(script, flags, tmp_path):
     name = script.__name__
+    folder = tmp_path / "empty"
+    folder.mkdir()
     for file in (f"{name}.py", "common.py"):
-        shutil.copy(ROOT / file, tmp_path)
-    shutil.copytree(world, tmp_path / "data/toy0")
-    with ended(python(f"{name}.py", "--epochs", 1, cwd=tmp_path)) as (said, error):
-        assert not error and f"runs/{name}: " in said and "weights-tiny.pt" in said, error
-    with ended(Forked(command, f"{name}.py", ["--epochs", 1, "--weights", "none", "--baseline"],
-                      cwd=tmp_path)) as (said, error):
-        assert not error and f"runs/{name}-baseline: random weights" in said, error
-    for file, short in (("data/toy0/weights-tiny.pt", True), (f"runs/{name}/last.pt", False),
-                        (f"runs/{name}-baseline/last.pt", True)):
-        saved = load(tmp_path / file)["args"]
-        plain = {k: v for k, v in script.SHORT["baseline"].items() if k != "out"}
-        assert ({k: saved[k] for k in plain} == plain) == short and ("pretrain" in saved["train"]) == ("data" in file)
+        shutil.copy(ROOT / file, folder)
+    words = argv({flag: value for flag, value in flags.items() if flag != "out"} | dict(epochs=1))
+    with ended(process := Forked(alone, f"{name}.py", words, cwd=folder)) as (printed, error):
+        assert process.returncode == 0 and not error, error
+        assert f"runs/{name}: random weights; 80 training" in printed and "epoch 1/1" in printed
+    assert load(folder / f"runs/{name}/last.pt")["step"] == 10
 
 
-def test_pretraining_on_the_benchmark_gives_the_same_weights_from_any_script(world, tmp_path, monkeypatch):
-    """They share its file: who comes first trains it."""
-    found = {}
-    for name, script in SCRIPTS.items():
-        folder = tmp_path / name / "toy0"
-        folder.mkdir(parents=True)
-        for path in world.iterdir():
-            (folder / path.name).symlink_to(path)
-        monkeypatch.setattr(script, "PRETRAIN", script.PRETRAIN | dict(epochs=2))
-        found[name] = load(script.pretrain(script.Args(**script.TOY | dict(data=str(folder.parent)))))
-        assert found[name]["epoch"] == 2 and found[name]["args"]["train"].endswith("pretrain.txt")
-    first, *others = found.values()
-    for other in others:
-        assert same(first["model"], other["model"]) and first["step"] == other["step"]
+def source(module):
+    return Path(module.__file__).read_text()
 
 
 def blocks(text):
-    """{NAME: block} between `# [same in all scripts: NAME]` and `# [end]`."""
-    found = re.findall(r"^# \[same in all scripts: (\w+)\]\n(.*?)^# \[end\]$", text, re.M | re.S)
-    assert len(found) == text.count("[same in all scripts") == text.count("# [end]") == len(dict(found))
-    return dict(found)
+    """[(scripts, name, block)] between `# [same in SCRIPTS: NAME]` and `# [end]`"""
+    pattern = r"^ *# \[same in ([^:\n]+): ([^\]\n]+)\]\n(.*?)^ *# \[end\]$"
+    found = re.findall(pattern, text, re.M | re.S)
+    assert len(found) == text.count("# [same in") == text.count("# [end]")
+    return found
 
 
-def test_blocks_that_are_the_same_in_all_scripts():
-    found = {name: blocks(source(script)) for name, script in SCRIPTS.items()}
-    assert all("pretrain" in some for some in found.values())
-    for one in found.values():
-        for other in found.values():
-            assert all(one[name] == other[name] for name in one.keys() & other.keys())
-    assert blocks("# [same in all scripts: a]\nx = 1\n# [end]\n") == {"a": "x = 1\n"}
+def test_blocks_that_are_the_same_in_several_scripts():
+    holders = {}
+    contents = {}
+    for name, script in SCRIPTS.items():
+        for scripts, block, content in blocks(source(script)):
+            holders.setdefault((scripts, block), []).append(f"{name}.py")
+            contents.setdefault(block, set()).add(content)
+    for (scripts, block), names in holders.items():
+        assert len(contents[block]) == 1, block
+        assert len(names) > 1 if scripts == "all scripts" else names == scripts.split(" and ")
+    assert ("all scripts", "the loop's tail") in holders and len(contents) > 5
 
 
 def functions(module):
-    return {f.name: f for f in ast.parse(source(module)).body if isinstance(f, ast.FunctionDef | ast.ClassDef)}
+    """{name: node} of a module's functions and classes"""
+    nodes = ast.parse(source(module)).body
+    return {n.name: n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+def numbered_functions(module):
+    """{(tag, name)} of the functions whose docstring begins with a place in the paper"""
+    found = set()
+    for name, node in functions(module).items():
+        match = re.match(
+            r"(Eq\. \(\d+\)|Sec\. [\d.]+|Footnote \d+)  ", ast.get_docstring(node) or ""
+        )
+        if match:
+            found.add((match[1].replace("Footnote", "Foot."), name))
+    return found
+
+
+def equation_map(script):
+    """{(tag, name)} of the rows of the first docstring's map"""
+    text = ast.get_docstring(ast.parse(source(script)))
+    rows = set()
+    for tag, names in re.findall(
+        r"^  (Eq\. \(\d+\)|Sec\. [\d.]+|Foot\. \d+) +((?:[\w.]+, )*[\w.]+) ", text, re.M
+    ):
+        rows |= {(tag, name) for name in names.split(", ")}
+    return rows
 
 
 def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
+    rows = equation_map(script)
+    tags = sorted(tag for tag, _ in rows if tag.startswith("Eq."))
+    assert tags == [f"Eq. ({number})" for number in own["equations"]]
+    of_evaluate = {(tag, name) for tag, name in rows if name.startswith("evaluate.")}
+    here = rows - of_evaluate
+    assert numbered_functions(script) == here
+    for tag, name in of_evaluate:
+        assert (tag, name.removeprefix("evaluate.")) in numbered_functions(evaluate)
+    # `grep "Eq. (5)"` finds the row, the function and a line that calls it.
     lines = source(script).splitlines()
-    rows = re.findall(r"^  (Eq\. \(\d+\))  ([\w.]+) ", ast.get_docstring(ast.parse(source(script)), clean=False), re.M)
-    assert [tag for tag, _ in rows] == [f"Eq. ({i})" for i in own["equations"]]                        # every equation
-    here = [(tag, name) for tag, name in rows if not name.startswith("evaluate.")]
-    for tag, name in set(rows) - set(here):
-        assert ast.get_docstring(functions(evaluate)[name.removeprefix("evaluate.")]).startswith(tag)
-    docs = {name: ast.get_docstring(f) or "" for name, f in functions(script).items()}
-    assert sorted((m.group(), f) for f, said in docs.items() if (m := re.match(r"Eq\. \(\d+\)", said))) == here
-    calls = [n for n in ast.walk(ast.parse(source(script))) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    assert {name for _, name in here} <= {call.func.id for call in calls}
-    for tag, name in here:                                           # `grep "Eq. (5)"`: the row, the function, the use
-        used = [lines[call.lineno - 1] for call in calls if call.func.id == name]
-        assert any(tag in line.partition("#")[2] for line in used), f"no line that calls {name} says {tag}"
+    used = set()
+    for node in ast.walk(ast.parse(source(script))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            comment = lines[node.lineno - 1].partition("#")[2]
+            used |= {(tag, name) for tag, name in here if name == node.func.id and tag in comment}
+    unused = {(tag, name) for tag, name in here - used if tag.startswith("Eq.")}
+    assert not unused, "no line that calls it says so"
 
 
 def flags_read(script, main):
-    """Names x of all args.x that are read in main and in what it reaches of the script and of common.py."""
-    known, left, seen = functions(common) | functions(script), [main], set()
-    if main != "select":
-        known.pop("select", None)                                                              # it has Args of its own
+    """Names x of all args.x that are read in main and in what it reaches of the script and of
+    common.py."""
+    known = functions(common) | functions(script)
+    for _, other, _ in [(None, script.train, None), *getattr(script, "STEPS", {}).values()]:
+        if other is not main:
+            known.pop(other.__name__)  # it has Args of its own
+    left = [main.__name__]
+    seen = set()
+    read = set()
     while left:
-        if (name := left.pop()) in known and name not in seen:
-            seen.add(name)
-            left += [n.id for n in ast.walk(known[name]) if isinstance(n, ast.Name)]
-    return {n.attr for name in seen for n in ast.walk(known[name]) if isinstance(n, ast.Attribute)
-            and isinstance(n.value, ast.Name) and n.value.id == "args" and isinstance(n.ctx, ast.Load)}
+        name = left.pop()
+        if name not in known or name in seen:
+            continue
+        seen.add(name)
+        for node in ast.walk(known[name]):
+            if isinstance(node, ast.Name):
+                left.append(node.id)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                if ast.unparse(node.value) in ("args", "self.args"):
+                    read.add(node.attr)
+    return read
 
 
-def test_every_flag_is_read_and_shortcuts_are_flags(script):
-    """Of each sub-command too."""
-    for Args, main in [(script.Args, script.train), *getattr(script, "STEPS", {}).values()]:
-        tested = {"test_clips"} if script in (smad, omnidebias) and main is script.train else set()    # by evaluate.py
-        assert {f.name for f in fields(Args)} == flags_read(script, main.__name__) | tested, main.__name__
-        assert all(f'"{name}"' in source(evaluate) for name in tested)
-    names = {f.name for f in fields(script.Args)}
-    assert set(script.TOY) <= names and set().union(*script.SHORT.values()) <= names
-    assert not [n for n in ast.walk(ast.parse(source(script))) if isinstance(n, ast.Attribute)
-                and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name) and n.value.id == "args"]
+def test_every_flag_is_read_and_presets_are_flags(script):
+    """Of each step too."""
+    steps = getattr(script, "STEPS", {}).values()
+    for Args, main, _ in [(script.Args, script.train, None), *steps]:
+        names = {f.name for f in fields(Args)}
+        by_evaluate = set()
+        if script in (smad, omnidebias) and main is script.train:
+            by_evaluate = {"test_clips"}
+            assert '"test_clips"' in source(evaluate)
+        assert names == flags_read(script, main) | by_evaluate, main.__name__
+    for preset in presets(script).values():
+        assert set(preset) <= {f.name for f in fields(script.Args)}
+    for node in ast.walk(ast.parse(source(script))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            assert ast.unparse(node.value) != "args", "flags are not written"
 
 
-@pytest.mark.parametrize("module, more", [*((script, "common") for script in SCRIPTS.values()), (common, "av")],
-                         ids=lambda value: getattr(value, "__name__", value))
-def test_imports(module, more):
-    nodes = list(ast.walk(ast.parse(source(module))))
-    modules = [name.name for n in nodes if isinstance(n, ast.Import) for name in n.names]
-    modules += [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
-    allowed = {"torch", "torchvision", "tqdm", "numpy", more} | sys.stdlib_module_names
-    assert {m.split(".")[0] for m in modules} <= allowed
-    assert "*" not in [name.name for n in nodes if isinstance(n, ast.ImportFrom) for name in n.names]
-
-
-def test_help_shows_the_papers_values(script, own, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        common.cli(script.Args, script.train, script.TOY, script.SHORT, ["--help"])
-    said = capsys.readouterr().out
-    assert stopped.value.code == 0 and "Eq. (5)" in said and re.search(own["help"], said)
+@pytest.mark.parametrize("name", [*SCRIPTS, "common"])
+def test_imports(name):
+    nodes = list(ast.walk(ast.parse((ROOT / f"{name}.py").read_text())))
+    modules = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            modules.add(node.module.split(".")[0])
+            assert "*" not in [alias.name for alias in node.names]
+    own = {"av"} if name == "common" else {"common"}
+    allowed = {"torch", "torchvision", "tqdm", "numpy"} | own | sys.stdlib_module_names
+    assert modules <= allowed - {"importlib", "runpy"}
