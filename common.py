@@ -175,8 +175,10 @@ def draw_toy(args):
     missing = []
     for value in asdict(args).values():
         for word in value if isinstance(value, tuple) else (value,):
+            # An aspect is NAME=FOLDER or NAME=FOLDER:CATEGORY.
             path = str(word).rpartition("=")[2].partition(":")[0]
-            if path.startswith("data/toy") and not os.path.exists(path):
+            in_a_world = path.startswith("data/toy") and path.count("/") > 1
+            if in_a_world and not os.path.exists(path):
                 missing.append(path)
     if not missing:
         return

@@ -717,7 +717,7 @@ def kl_divergence(s, z):
 
 
 def binary_cross_entropy(s, tags):
-    """BCE of Sec. 5.1, the mean over videos and tags
+    """Sec. 5.1  BCE, the mean over videos and tags
 
     tags: 0 and 1, of s's shape; a row of NaN adds 0 to the mean
     """

@@ -567,6 +567,9 @@ def test_backbone_keeps_torchvisions_names(name):
 def test_torchvisions_weights_give_torchvisions_logits(name, shape, tmp_path):
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None, num_classes=K).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight)  # else s3d's features are next to nothing
     net = albar.build_model(Args(model=name), K).eval()
     note = load(net, theirs.state_dict(), tmp_path)
     assert note == f"{len(theirs.state_dict())} tensors from {tmp_path / 'weights.pt'}"
@@ -577,6 +580,7 @@ def test_torchvisions_weights_give_torchvisions_logits(name, shape, tmp_path):
     logits = net(clip)
     assert net.features(clip).shape == (shape[0], net.head.in_features)
     torch.testing.assert_close(logits, theirs(clip), rtol=1e-4, atol=1e-5)
+    assert (logits - net.head.bias).abs().max() > 0.1
     torch.testing.assert_close(net.head(net.features(clip)), logits)
 
 
