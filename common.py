@@ -173,13 +173,13 @@ def draw_toy(args):
     """Have tests/toy.py make what is missing of the embedded data set. Of torchrun's processes the
     first does."""
     missing = []
-    for value in asdict(args).values():
+    for name, value in asdict(args).items():
         for word in value if isinstance(value, tuple) else (value,):
-            # An aspect is NAME=FOLDER or NAME=FOLDER:CATEGORY.
-            path = str(word).rpartition("=")[2].partition(":")[0]
-            in_a_world = path.startswith("data/toy") and path.count("/") > 1
-            if in_a_world and not os.path.exists(path):
-                missing.append(path)
+            # An aspect is NAME=FOLDER, NAME=FOLDER,FOLDER or NAME=FOLDER:CATEGORY.
+            for path in str(word).rpartition("=")[2].partition(":")[0].split(","):
+                in_a_world = path.startswith("data/toy") and path.count("/") > 1
+                if in_a_world and name != "out" and not os.path.exists(path):
+                    missing.append(path)
     if not missing:
         return
     toy = Path(__file__).with_name("tests") / "toy.py"
@@ -1111,8 +1111,11 @@ def read_hard_labels(folders, paths):
     million of them need little memory. -> (n,) categories, -1: no folder has the video; (n,) their
     probabilities"""
     hard_of = {}
+    first = open_labels(folders[0])
     for folder in folders:
         part = open_labels(folder)
+        if part.categories != first.categories:
+            raise UserError(f"{folder}: its categories are not those of {folders[0]}")
         sums = part.labels.sum(1, dtype=np.float32)
         wrong = np.flatnonzero(abs(sums - 1) > 0.02)
         if len(wrong):
@@ -1783,6 +1786,7 @@ class Run:
 
     def result(self):
         """The last epoch's figures, with "checkpoint", the file that holds its weights."""
+        total(0)  # no process ends before the first has saved
         return self.metrics | {"checkpoint": str(self.out / "last.pt")}
 
 

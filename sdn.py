@@ -288,7 +288,7 @@ def read_boxes(args, paths):
 
 
 # ---- Model ---------------------------------------------------------------------------------------
-# [same in all scripts: reversal]
+# [same in sdn.py, smad.py and omnidebias.py: reversal]
 class Reverse(torch.autograd.Function):
     """Gradient reversal layer (Ganin and Lempitsky 2015): identity, whose gradient is multiplied by
     -lam."""

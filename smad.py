@@ -503,7 +503,7 @@ def first_weights(net, args):
 # [end]
 
 
-# [same in all scripts: reversal]
+# [same in sdn.py, smad.py and omnidebias.py: reversal]
 class Reverse(torch.autograd.Function):
     """Gradient reversal layer (Ganin and Lempitsky 2015): identity, whose gradient is multiplied by
     -lam."""

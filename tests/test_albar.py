@@ -170,36 +170,12 @@ def slow_norms(g):
     return {"full": np.mean(full), "official": np.mean(official)}
 
 
-@pytest.mark.parametrize("name", ["attention", "tiny"])
-def test_penalty_against_finite_differences_of_the_summed_logits(name):
-    net = network(name)
-    static = middle(batch(2, (2, 4, 8))["clip"])
-    flat = static.view(-1)
-    g = torch.zeros_like(static)
-    with torch.no_grad():
-        # A clip's logits depend on that clip alone.
-        for i in range(flat.numel()):
-            value = flat[i].item()
-            flat[i] = value + 1e-5
-            above = net(static).sum()
-            flat[i] = value - 1e-5
-            below = net(static).sum()
-            flat[i] = value
-            g.view(-1)[i] = (above - below) / 2e-5
-    static.requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):
-        z = net(static)
-    for norm, value in slow_norms(g).items():
-        for scale in (1.0, 1024.0):
-            penalty = albar.gradient_penalty(z, static, norm, scale=scale)
-            assert penalty.item() == pytest.approx(value, rel=1e-5)
-
-
 def linear_penalties(rows):
     """The penalties of a linear model, logits = rows (K, C, T, H, W) . clip."""
     clip = torch.randn(2, *rows.shape[1:], dtype=torch.float64, requires_grad=True)
     z = torch.einsum("kcthw,ncthw->nk", rows, clip)
-    return [albar.gradient_penalty(z, clip, norm) for norm in ("full", "official")]
+    # The scale goes in and out again.
+    return [albar.gradient_penalty(z, clip, norm, scale=1024.0) for norm in ("full", "official")]
 
 
 def test_penalty_of_a_linear_model_and_the_factor_between_the_norms():
@@ -582,11 +558,6 @@ def test_torchvisions_weights_give_torchvisions_logits(name, shape, tmp_path):
     torch.testing.assert_close(logits, theirs(clip), rtol=1e-4, atol=1e-5)
     assert (logits - net.head.bias).abs().max() > 0.1
     torch.testing.assert_close(net.head(net.features(clip)), logits)
-
-
-def test_unknown_model_is_named():
-    with pytest.raises(UserError, match="--model resnet50.*tiny.*swin3d_t"):
-        albar.build_model(Args(model="resnet50"), K)
 
 
 def load(net, content, tmp_path):
