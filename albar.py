@@ -3,7 +3,7 @@ J. Fioresi, I. R. Dave, M. Shah. ICLR 2025. arXiv:2502.00156v2
 
 A clip and one of its frames held still share all that is static and differ in the motion alone. The
 same network sees both: it must name the action of the moving clip, and must not be able to from the
-still one. No labels, no critic.
+still one. No labels but the action's, no critic.
 
 Equation map                    (grep "Eq. (5)": this row, the function, the line that uses it)
   Eq. (1)  cross_entropy         name the action of the moving clip
@@ -25,7 +25,8 @@ DEVIATION from the paper
       full), sqrt(W) times larger for gradients that spread evenly, never less: 10 then means what
       150 means here at W = 224. Measured effect: tests/RESULTS.md.
   D2  The last epoch's weights are the result; the best on validation are kept beside them
-      (best.pt). The official code picks the epoch by accuracy on the IID test split.
+      (best.pt), and validation is the plain held-out clips (App. B makes SCUBA and SCUFO of them
+      too). The official code picks the epoch by accuracy on the IID test split.
   D3  Entropy by log_softmax; the official code's log(softmax) gives 0 * -inf = NaN for a confident
       prediction.
   D4  w_ent is 4 (Table 11); the official code has 4.25, a weight decay of 0.05, batch 6 and
@@ -34,7 +35,7 @@ SILENT in the paper
   S1  F(x) in Eq. (4) is the sum of the logits, as in the official code: of probabilities it would
       be constant 1.
   S2  The static clip is taken from the augmented moving clip, so that both share crop and flip
-      (official code too).
+      (official code too): its middle frame (Table 4), where Fig. 1 says a random one.
   S3  Batch norm: the static clip uses the moving clips' running statistics (--static-bn eval) and
       leaves them alone; Swin has none. With --static-bn train the static clips mix into the
       statistics that the test uses.
@@ -221,9 +222,9 @@ def static_clip(clip, frame):
 def mixup(clip, target, share, lam):
     """Zhang et al. 2018, lam ~ Beta(0.2, 0.2): clips and labels of two samples blended, where share
     (N,) is 1."""
-    lam = 1 - share * (1 - lam)  # (N,)
-    mixed = torch.lerp(clip.roll(1, 0), clip, lam.view(-1, 1, 1, 1, 1))
-    return mixed, torch.lerp(target.roll(1, 0), target, lam.view(-1, 1))
+    keep = 1 - share * (1 - lam)  # (N,) the part of the own clip, 1 where it is not mixed
+    mixed = torch.lerp(clip.roll(1, 0), clip, keep.view(-1, 1, 1, 1, 1))
+    return mixed, torch.lerp(target.roll(1, 0), target, keep.view(-1, 1))
 
 
 def videomix(clip, target, share, lam):
@@ -259,11 +260,10 @@ AUGMENT = {"mixup": (mixup, 0.2), "videomix": (videomix, 1.0), "stillmix": (stil
 
 
 def augment(clip, target, name, prob):
-    """One of Table 1's augmentations: one lambda a batch, each sample with probability prob."""
+    """One of Table 1's augmentations: one lambda a batch (of each part and process), each sample
+    with probability prob."""
     if name == "none":
         return clip, target
-    if len(clip) < 2:
-        raise UserError(f"--augment {name} mixes the clips of a batch: a larger --batch-size")
     mix, a = AUGMENT[name]
     lam = torch.distributions.Beta(a, a).sample().item()
     share = (torch.rand(len(clip)) < prob).float().to(clip.device)
@@ -355,7 +355,8 @@ def training_step(model, batch, args, backward=None, log=False):
     if args.augment != "none":
         target = F.one_hot(label, head.out_features).float()
     mixed, target = augment(clip, target, args.augment, args.augment_prob)
-    # DistributedDataParallel exchanges gradients with the last backward pass.
+    # Gradients are exchanged in a step's last backward pass: not in this one where the static
+    # clip's follows.
     with no_sync(model, needs_static):
         with autocast(clip.device, args.amp):
             z = model(mixed).float()
@@ -381,7 +382,7 @@ def training_step(model, batch, args, backward=None, log=False):
             scale = 1024.0 if args.amp == "fp16" else 1.0
             l_gp = gradient_penalty(z_static, static, args.gp_norm, scale=scale)  # Eq. (4)
             # DistributedDataParallel waits for every parameter, and the head's bias has no part
-            # in the penalty.
+            # in the penalty: here it gets a gradient of zero.
             l_gp = l_gp + 0 * z_static.sum()
         if args.w_gp and log:
             # The penalty can fall without any class's gradient falling, by driving the sum of
@@ -409,7 +410,7 @@ def unwrapped(model):
 def validate(model, loader, args, device):
     """-> {"val/...": figure} of the validation list: its clips, and their middle frames held still
     (IID alone)."""
-    # Batch norm's statistics are those of each process: the first one's count.
+    # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
     n = loss = right = static_right = static_entropy = 0.0
@@ -471,6 +472,11 @@ def train(args):
     rank, world, device = start(args.seed)
     data = make_data(args)
     order = Order(len(data.train), args.batch_size, args.seed, rank, world, args.accumulate)
+    if args.augment != "none" and args.batch_size < 2 * order.parts:
+        raise UserError(
+            f"--augment mixes the clips of a part of the batch: --batch-size of at least two times "
+            f"processes x --accumulate = {2 * order.parts}"
+        )
     loader = make_loader(
         data.train, args, device, batch_sampler=order, persistent_workers=args.workers > 0
     )

@@ -777,7 +777,7 @@ def part_loss(output, batch, part):
 @torch.inference_mode()
 def validate(model, loader, args, device):
     """-> {"val/...": figure} of the validation list."""
-    # Batch norm's statistics are those of each process: the first one's count.
+    # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
     n = loss = right = 0.0

@@ -1,10 +1,10 @@
 """SDN: Why Can't I Dance in the Mall? Learning to Mitigate Scene Bias in Action Recognition.
 J. Choi, C. Gao, J. C. E. Messou, J.-B. Huang. NeurIPS 2019. arXiv:1912.05534
 
-Features that tell the scene are cheating, and so are predictions when the humans are painted over.
-A scene classifier behind a gradient reversal fights the first, maximum entropy on human-masked
-clips the second. Both need labels, which `scenes` and `humans` make once, with networks off the
-shelf.
+A network cheats when its features tell the scene, or when it still names the action with the humans
+painted over. A scene classifier behind a gradient reversal fights the first, maximum entropy on
+human-masked clips the second. Both need labels, which `scenes` and `humans` make once, with
+networks off the shelf.
 
 Equation map                      (grep "Eq. (4)": this row, the function, the line that uses it)
   Eq. (1)  evaluate.scene_representation_bias  how well the scene alone names a data set's actions
@@ -16,8 +16,9 @@ Equation map                      (grep "Eq. (4)": this row, the function, the l
 
 Commands
   python sdn.py                   the embedded data set (drawn once); --baseline: plain
-  Table 4: --baseline, --scene-labels hard --w-ent 0, --w-ent 0
-  Table 5: --baseline, --scene-labels none, --w-ent 0, -
+  Table 4, none | hard | soft: --baseline | --scene-labels hard --w-ent 0 | --w-ent 0
+  Table 5, row by row: --baseline | --scene-labels none | --w-ent 0 | (no flag)
+  Transfer, as both tables: --baseline --weights runs/sdn/last.pt --train HMDB51'S LISTS --out OUT
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt
   python sdn.py humans train.txt val.txt --root videos
@@ -25,8 +26,9 @@ Commands
       --humans humans.jsonl
 
 DEVIATION from the paper and its code
-  D1  The result is the last epoch's weights, best.pt the best on validation, whose L_CE alone
-      lowers the learning rate; the official code adds the scene head's own loss.
+  D1  The paper selects the model by validation loss. Here the result is the last epoch's weights,
+      best.pt the best by validation accuracy; L_CE alone lowers the learning rate, to which the
+      official code adds the scene head's own loss.
   D2  The official code reverses the gradient of Eq. (6) on a head of its own, so that its backbone
       LOWERS the entropy; and its SGD has dampening 0.9, a tenth of the step. Here: the shared head,
       no reversal, no dampening.
@@ -38,12 +40,16 @@ SILENT in the paper
       official code. G(x) is the pooled vector that the action head sees; no batch norm in the scene
       head (official code: there is).
   S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos), where half
-      of the frames or more have a box; a clip without humans has no part in it.
+      of the frames or more have a box (official code: 70 % of them); a clip without humans has no
+      part in it. A box is filled with its frame's mean colour, each channel rounded.
   S4  Batch norm: masked clips use the running statistics and leave them alone (--masked-bn train:
       official code).
   S5  Start: random weights (official code: an unnamed checkpoint, its heads alone for 4 epochs).
       Crops at random, sides from a half (Hara et al.: corners). Their weights of 2018 and SDN's
       expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392.
+  S6  The detector sees each 8th frame; those between take the boxes of both neighbours. Both halves
+      of an iteration share one optimiser, its momentum and weight decay. vgg16's G(x) is fc7 after
+      ReLU and dropout.
 """
 
 import json
@@ -126,7 +132,10 @@ class Args:
     train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
     val_share: float = arg(
-        0.06, "share of the training list held out, seeded; Sec. 4.1: 4839 of 80942", low=0, high=1
+        0.06,
+        "share of the training list held out, seeded; as large as the paper's validation set",
+        low=0,
+        high=1,
     )
     root: str = arg("", "folder of the videos; none: the list's own")
     split: int = arg(
@@ -412,7 +421,7 @@ def first_weights(net, args, classes):
         # The official SDN's two other heads.
         heads = ("place_mlp", "hm_mlp")
         return load_weights(net, args.weights, args.model, rename=rename, drop=heads)
-    # The toy preset's weights stand aside.
+    # --init stands for the weights that the toy preset names.
     if args.weights not in ("none", TOY["weights"]):
         raise UserError(f"--init {args.init}: replaces --weights: give one of the two")
     saved = load_checkpoint(args.init, "sdn")
@@ -466,7 +475,7 @@ def debiasing_objective(l_ce, l_adv):
 def confusion_objective(l_ent, w_ent):
     """Eq. (6)  theta_f, theta_A maximise L_Ent: the loss is -w_ent L_Ent
 
-    w_ent is 1 in the paper
+    The paper has no weight, which is w_ent = 1.
     """
     return -w_ent * l_ent
 
@@ -512,7 +521,8 @@ def confusion_step(model, batch, args):
         keep[0] = True
     clip = batch["clip"][keep]
     label = batch["label"][keep]
-    # The mean over all N clips is that over those that are kept.
+    # The weights have mean 1 over the batch of all processes. The loss is the mean over the clips
+    # that are kept: this makes it that over all N.
     weight = batch["weight"][keep] * keep.sum() / len(keep)
     with running_statistics(model, args.masked_bn == "eval"), autocast(clip.device, args.amp):
         z, s = model(clip, scenes=True)
@@ -537,7 +547,7 @@ def count_right(s, p):
 def validate(model, loader, scenes, args, device):
     """-> {"val/...": figure} of the validation list. val/loss is L_CE alone: the adversary's must
     not steer --lr."""
-    # Batch norm's statistics are those of each process: the first one's count.
+    # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
     n = loss = right = scene_right = scene_known = 0.0
@@ -722,7 +732,7 @@ def load_labeller(args, module, **how):
     names = torchvision.models.list_models(module, exclude="mnasnet*")
     if args.model not in names:
         raise UserError(f"--model {args.model}: not one of {', '.join(names)}")
-    # Some processes have the longer videos.
+    # Processes wait for the one with the longest videos.
     _, _, device = start(0, timedelta(days=7))
     # Random weights are the same everywhere.
     seed_step(0, 0)
@@ -747,7 +757,7 @@ def load_labeller(args, module, **how):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = 0.0
     made = asdict(args)
-    # Where it runs, and which videos: what is begun may go on with others of these.
+    # These may differ when what is begun goes on: where it runs, and where the videos are.
     for name in ("lists", "root", "split", "max_bad", "out", "batch_size", "workers"):
         del made[name]
     made["weights"] = file.name
@@ -855,7 +865,7 @@ def read_categories(args):
                 names.append(name[3:])
             else:
                 names.append(text)
-        if len(set(names)) < max(1, len(names)):
+        if not names or len(set(names)) < len(names):
             raise UserError(
                 f"{args.categories}: {len(names)} names, {len(set(names))} of them different"
             )
@@ -895,14 +905,14 @@ def humans(args):
     OUT has a line {"made": ...}, then one a video: {"path", "every", "frames": the frame of each
     box, "boxes": [x0, y0, x1, y1] in pixels of the decoded frame, "scores"}. After a kill the same
     command goes on; torchrun's processes (of one machine) share the videos. Unreadable ones have no
-    line, and are tried again.
+    line, and are tried again. The frames of a video that are looked at are in memory at once.
     """
     videos = listed_once(args)
     model, device, made = load_labeller(args, torchvision.models.detection, weights_backbone=None)
     mixed_precision = autocast(device, args.amp)
     torch.backends.cudnn.benchmark = False  # frames differ in size
     heads = getattr(model, "roi_heads", model)
-    # Boxes alone: they stay the same.
+    # Without the branches for masks and key points the boxes are the same.
     heads.mask_roi_pool = None
     heads.keypoint_roi_pool = None
     heads.score_thresh = min(heads.score_thresh, args.score)
@@ -964,7 +974,7 @@ def open_boxes(out, made):
         append_line(out, {"made": made})
     total(0)  # the others wait
     content = out.read_bytes()
-    # Nothing is cut off a file that is none of this step.
+    # A file that this command did not begin is refused before anything is cut off.
     if not content.startswith(json.dumps({"made": made}).encode() + b"\n"):
         raise UserError(f"{out}: begun with other settings: name another --out")
     if rank == 0:

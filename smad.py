@@ -796,7 +796,7 @@ def training_step(model, batch, args):
 @torch.inference_mode()
 def validate(model, loader, data, args, device):
     """-> {"val/...": figure} of the validation list. val/loss is L_ce alone."""
-    # Batch norm's statistics are those of each process: the first one's count.
+    # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
     n = loss = right = 0.0
