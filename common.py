@@ -604,11 +604,13 @@ def read_plain(path, lines, root):
 
 def split_label(place, text):
     """`path label` -> path, label"""
-    path, label = [*text.rsplit(maxsplit=1), ""][:2]
+    words = text.rsplit(maxsplit=1)
+    label = words[-1]
     # Nine digits: more are no label, and int() refuses thousands of them.
-    if not (label.isascii() and label.isdecimal() and len(label) < 10):
+    is_label = label.isascii() and label.isdecimal() and len(label) < 10
+    if len(words) < 2 or not is_label:
         raise UserError(f"{place}: expected `path label`, the label a number from 0: {text[:70]!r}")
-    return path, int(label)
+    return words[0], int(label)
 
 
 def read_ucf101(lines, names):
@@ -1486,9 +1488,6 @@ def read_weights(weights, arch):
     return saved
 
 
-PREFIXES = ("module.", "model.", "backbone.")
-
-
 def load_weights(model, weights, arch, rename=None, drop=(), fit=None):
     """Load weights (see read_weights; or none) into the backbone and head of a Network. -> what was
     done, in words
@@ -1509,35 +1508,34 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None):
     stripped = set()
     theirs = {}
     for key, value in loaded.items():
-        name = key.removeprefix("module.")
-        if name.startswith(tuple(drop)) or (
-            is_checkpoint and not name.startswith(("backbone.", "head."))
-        ):
-            left_out.add(name.split(".")[0])
+        bare = key.removeprefix("module.")
+        of_network = bare.startswith(("backbone.", "head."))
+        if bare.startswith(tuple(drop)) or (is_checkpoint and not of_network):
+            left_out.add(bare.split(".")[0])
             continue
         name, prefix = strip_prefixes(key)
         if prefix and not is_checkpoint:
             stripped.add(prefix)
-        name = rename(name) if rename else name
-        if name.startswith(f"{model.head_name}."):
-            name = "head." + name.removeprefix(f"{model.head_name}.")
-        name = name if name.startswith("head.") else f"backbone.{name}"
+        if rename:
+            name = rename(name)
+        name = our_key(name, model.head_name)
         if fit and name in ours:
             value = fit(value, ours[name].shape)
-        if name == "head.weight" and value.ndim > 2:
+        if name == "head.weight":
             value = value.flatten(1)  # of s3d, a 1 x 1 x 1 convolution
         theirs[name] = value
-    notes = [f"left out {', '.join(sorted(left_out))}"] * bool(left_out)
-    notes += [f"stripped {', '.join(sorted(stripped))}"] * bool(stripped)
-    wrong = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        if key not in ours or key not in theirs or ours[key].shape != theirs[key].shape:
-            wrong.append(key)
-    # Files of torch before 0.4.1 have no num_batches_tracked.
-    wrong = [key for key in wrong if key in theirs or not key.endswith("num_batches_tracked")]
-    if wrong and set(wrong) <= {"head.weight", "head.bias"} and all(key in theirs for key in wrong):
-        old, new = len(theirs[wrong[-1]]), len(ours[wrong[-1]])
-        notes.append(f"new head of {new} classes for one of {old}")
+    notes = []
+    if left_out:
+        notes.append(f"left out {', '.join(sorted(left_out))}")
+    if stripped:
+        notes.append(f"stripped {', '.join(sorted(stripped))}")
+
+    wrong = differing_keys(ours, theirs)
+    of_head = {"head.weight", "head.bias"}
+    if wrong and set(wrong) <= of_head & theirs.keys():
+        old_classes = len(theirs[wrong[-1]])
+        new_classes = len(ours[wrong[-1]])
+        notes.append(f"new head of {new_classes} classes for one of {old_classes}")
         for key in wrong:
             del theirs[key]
     elif wrong:
@@ -1551,9 +1549,30 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None):
 def strip_prefixes(key):
     """`module.backbone.conv1.weight` -> conv1.weight, module.backbone."""
     name = key
-    while name.startswith(PREFIXES):
+    while name.startswith(("module.", "model.", "backbone.")):
         name = name.split(".", 1)[1]
     return name, key.removesuffix(name)
+
+
+def our_key(name, head_name):
+    """torchvision's key -> a Network's: its last layer, such as `fc`, is our `head`"""
+    if name.startswith(f"{head_name}."):
+        return "head." + name.removeprefix(f"{head_name}.")
+    if name.startswith("head."):
+        return name
+    return f"backbone.{name}"
+
+
+def differing_keys(ours, theirs):
+    """The keys that only one of two state dicts has, or whose shapes differ, sorted."""
+    wrong = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key in theirs and key in ours and ours[key].shape == theirs[key].shape:
+            continue
+        # Files of torch before 0.4.1 have no num_batches_tracked.
+        if key in theirs or not key.endswith("num_batches_tracked"):
+            wrong.append(key)
+    return wrong
 
 
 # ---- Runs ----------------------------------------------------------------------------------------
@@ -1579,7 +1598,7 @@ class Log:
                 file.write(json.dumps(record) + "\n")
 
 
-# Flags that a resumed run may change: where and how fast it runs.
+# Flags that a resumed run may change: where and how fast it runs, and what it bears.
 MAY_CHANGE = "resume overwrite out workers cache log_every root web_root max_bad".split()
 
 
@@ -1634,8 +1653,7 @@ class Run:
         if changed:
             raise UserError(
                 f"{last}: made with other {', '.join(changed)}: repeat the flags of the run, or "
-                "start another with "
-                "--out"
+                "start another with --out"
             )
         return saved
 
@@ -1672,8 +1690,8 @@ class Run:
         )
         self.print(
             f"{self.out}: {note}; {len(self.train_set)} training and {len(self.val_set)} "
-            "validation videos "
-            f"({videos.kind} list), {len(videos.classes)} classes, {self.world} x {device.type}"
+            f"validation videos ({videos.kind} list), {len(videos.classes)} classes, "
+            f"{self.world} x {device.type}"
         )
         # --epochs 0 trains nothing: the folder then holds the loaded weights as they are.
         if self.args.epochs == 0:
