@@ -195,7 +195,7 @@ def make_data(args):
             train_transform(args.size, args.scale, args.flip),
             seed=args.seed,
             cache=args.cache,
-            replace=9,
+            max_bad=args.max_bad,
         ),
         val=Videos(
             val_list,
@@ -286,6 +286,11 @@ def build_model(args, num_classes):
 def layout(args):
     """The memory format of weights and clips."""
     return torch.channels_last_3d if args.channels_last else torch.contiguous_format
+
+
+def first_weights(net, args):
+    """Load what --weights names. -> what was done, in words"""
+    return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
 
 
 # ---- Losses --------------------------------------------------------------------------------------
@@ -418,6 +423,8 @@ def validate(model, loader, args, device):
     for batch in loader:
         readable = batch["bad"] == 0
         unreadable += batch["index"][~readable].tolist()
+        if not readable.any():
+            continue
         clip = normalise(batch["clip"][readable].to(device), args.mean, args.std)
         label = batch["label"][readable].to(device)
         with autocast(device, args.amp):
@@ -486,7 +493,7 @@ def train(args):
     net = build_model(args, len(data.train.videos.classes))
     try_clip(net, args)
     run = Run("albar", args, data.train, data.val)
-    note = run.note or load_weights(net, args.weights, args.model)
+    note = run.note or first_weights(net, args)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model

@@ -5,11 +5,16 @@ set, and nothing of ours is imported.
 
 import argparse
 import atexit
+import errno
+import fcntl
 import json
 import math
 import os
 import re
+import secrets
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -18,7 +23,7 @@ import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, wraps
 from hashlib import sha1
 from pathlib import Path
 
@@ -27,6 +32,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torchvision
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -37,6 +43,54 @@ from tqdm import tqdm
 class UserError(Exception):
     """Bad input. Its message is one line: what, where, what to do. The command line prints it and
     exits with 2."""
+
+
+def shortened(names, count=5):
+    """Some names in one line: the first, and how many more there are."""
+    names = [str(name) for name in names]
+    text = ", ".join(names[:count])
+    if len(names) > count:
+        text += f" and {len(names) - count} more"
+    return text
+
+
+@lru_cache(None)
+def warn(text):
+    """Say something on stderr, once, from the first of torchrun's processes."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(fault):
+    """What an error says, or a text, in one line of 300 characters at most."""
+    text = str(fault)
+    if isinstance(fault, OSError) and fault.strerror:
+        text = f"{fault.filename or 'file system'}: {fault.strerror}"
+    if "Original Traceback" in text:
+        # A loader process's error arrives with its traceback: the last line is what it says.
+        text = text.strip().splitlines()[-1].partition("Error: ")[2]
+    text = " ".join(text.split())
+    if len(text) > 300:
+        text = f"{text[:190]} ... {text[-105:]}"
+    return text
+
+
+@contextmanager
+def whole(path):
+    """A name to write a file or a folder under, which takes the name `path` when all of it is
+    written; what is there of it is removed where that fails."""
+    path = Path(path)
+    # Process numbers would not do: in containers each is 1.
+    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+        raise
 
 
 # ---- Flags ---------------------------------------------------------------------------------------
@@ -80,18 +134,31 @@ def cli(Args, main, presets=None, steps=None, argv=None):
     given = vars(parser.parse_intermixed_args(argv))
     try:
         main(make_args(Args, presets, given))
-    except UserError as error:
-        # A loader process's error arrives with its traceback in the message: keep the end.
-        print("error:", str(error).strip().rsplit("UserError: ", 1)[-1], file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        # A folder that cannot be written, a full disk.
-        print(
-            f"error: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr
-        )
-        raise SystemExit(2) from None
+        return
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except (UserError, OSError) as error:
+        # OSError: a folder that cannot be written, a full disk, no more open files.
+        text = one_line(error)
+    except (MemoryError, RuntimeError) as error:
+        text = out_of_memory(error)
+        if not text:
+            raise
+    print("error:", text, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def out_of_memory(error):
+    """What to say of an error that a lack of memory raises, else \"\"."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "no memory is left: lower --batch-size or --workers"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "no memory is left on the GPU: lower --batch-size, or raise --accumulate"
+    # The system kills processes when memory runs out.
+    if "DataLoader worker" in text:
+        return f"{one_line(text)}: if no memory was left, lower --workers"
+    return ""
 
 
 def make_parser(Args, presets, program, description):
@@ -99,6 +166,7 @@ def make_parser(Args, presets, program, description):
     are left out."""
     parser = argparse.ArgumentParser(
         prog=program,
+        usage="%(prog)s [flags], which --help lists",
         description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -157,8 +225,8 @@ def make_args(Args, presets, given):
 def check_range(f, value):
     """UserError where the value of a field of Args is out of its range."""
     flag = f"--{f.name.replace('_', '-')}"
-    low = f.metadata["low"]
-    high = f.metadata["high"]
+    low = f.metadata.get("low")
+    high = f.metadata.get("high")
     values = value if isinstance(value, tuple) else (value,)
     if isinstance(f.default, tuple) and f.default and len(values) != len(f.default):
         raise UserError(f"{flag} takes {len(f.default)} numbers, not {len(values)}")
@@ -203,12 +271,28 @@ def draw_toy(args):
 # it.
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
+# What a series of frames is called that is RGB, and not optical flow or depth.
+RGB_NAMES = ("", "img", "image", "frame", "rgb")
+
+# What the system says of a file that is itself at fault; all else is the system's own trouble.
+FILE_FAULTS = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
+# What each process keeps at most of where the frames of its videos are.
+CACHE_BYTES = 128 * 2**20
+
 
 def num_frames(path) -> int:
     """Frames of a video file, a folder of frame images or one image (1); UserError if there are
     none. Damage inside an MP4 or MKV shows only when it is read: read_clip then loops the frames
     that come before it."""
-    images = _folder(*_key(path))
+    images = _images(path)
     if images:
         return len(images)
     return len(_index(*_key(path), False).packet)
@@ -217,8 +301,8 @@ def num_frames(path) -> int:
 def read_clip(path, indices) -> torch.Tensor:
     """Frames `indices` (any order, repeats allowed) -> uint8 (T, H, W, 3) RGB, turned upright, the
     very bits of a decoding of the whole file. Indices past the end wrap round: short clips loop.
-    UserError if none."""
-    images = _folder(*_key(path))
+    UserError if none; OSError where not the video but the system is at fault."""
+    images = _images(path)
     if images:
         wanted = [int(i) % len(images) for i in indices]
         frames = {i: read_clip(images[i], [0])[0] for i in set(wanted)}
@@ -240,28 +324,111 @@ def _unreadable(path, why):
     return UserError(f"cannot read {path}: {why}; replace it, or leave it out of the list")
 
 
+@contextmanager
+def _file_faults(path):
+    """Turn what the system says of a file into a UserError where the file is at fault."""
+    try:
+        yield
+    except ValueError:
+        raise _unreadable(path, "no file has such a name") from None
+    except OSError as error:
+        if error.errno not in FILE_FAULTS:
+            raise
+        raise _unreadable(path, error.strerror) from None
+
+
+@contextmanager
+def _damage_ends(path):
+    """What is inside ends where FFmpeg meets damage. Whose fault that is the system knows: its
+    OSError, such as of a failing disk, is raised."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        _ask_system(path, error)
+
+
+def _ask_system(path, error):
+    """Read the file whole, where FFmpeg's error may be the system's (its own have large numbers):
+    OSError where that fails."""
+    if error.errno < 4096:
+        with _file_faults(path), open(path, "rb") as file:
+            while file.read(2**20):
+                pass
+
+
 def _key(path):
     """What the caches know a file by: written anew, it is read anew."""
-    try:
+    with _file_faults(path):
         status = os.stat(path)
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from None
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise _unreadable(path, "it is no regular file")
     return str(path), status.st_mtime_ns, status.st_size
 
 
-@lru_cache(16384)
+def _remembered(read):
+    """Keep what read(path, mtime, size, ...) returned, each with .nbytes, up to CACHE_BYTES; then
+    the oldest goes."""
+    kept = {}
+    held = 0
+
+    @wraps(read)
+    def remembered(*key):
+        nonlocal held
+        if key not in kept:
+            value = read(*key)
+            while kept and held + value.nbytes > CACHE_BYTES:
+                held -= kept.pop(next(iter(kept))).nbytes
+            kept[key] = value
+            held += value.nbytes
+        return kept[key]
+
+    return remembered
+
+
+@dataclass
+class Folder:
+    """The images of a folder of frames, in their order."""
+
+    images: list[str]
+
+    @property
+    def nbytes(self):
+        return 500 + sum(100 + len(image) for image in self.images)
+
+
+def _images(path):
+    """The images of a folder of frames; None of a file"""
+    key = _key(path)
+    return _folder(*key).images if os.path.isdir(path) else None
+
+
+@_remembered
 def _folder(path, mtime, size):
-    """The images of a folder of frames in natural order (2.jpg before 10.jpg); None if it is no
-    folder."""
-    if not os.path.isdir(path):
-        return None
-    names = [name for name in os.listdir(path) if name.lower().endswith(IMAGES)]
-    names.sort(
-        key=lambda name: [int(s) if s.isdecimal() else s for s in re.split("([0-9]+)", name)]
-    )
-    if not names:
+    """Folder in natural order (2.jpg before 10.jpg). Of several numbered series, such as img_1.jpg
+    and flow_x_1.jpg, the RGB one; UserError where their names do not tell which it is."""
+    series = {}  # {name without its number: [(number, name)]}
+    with _file_faults(path):
+        names = os.listdir(path)
+    for name in names:
+        # macOS leaves files that begin with ._ in archives.
+        if name.lower().endswith(IMAGES) and not name.startswith("."):
+            stem = os.path.splitext(name)[0]
+            numbers = re.findall("[0-9]+", stem)
+            last = numbers[-1] if numbers else ""
+            before, _, after = stem.rpartition(last) if last else (stem, "", "")
+            series.setdefault(before + after, []).append((int(last or 0), name))
+    if not series:
         raise _unreadable(path, f"the folder holds no image ({', '.join(IMAGES)})")
-    return [os.path.join(path, name) for name in names]
+    if len(series) > 1:
+        rgb = [key for key in series if key.strip(" _.-").lower() in RGB_NAMES]
+        if len(rgb) != 1:
+            first = shortened((numbered[0][1] for numbered in series.values()), 3)
+            raise _unreadable(
+                path, f"its images are {len(series)} series ({first}), none or several of them RGB"
+            )
+        series = {rgb[0]: series[rgb[0]]}
+    (numbered,) = series.values()
+    return Folder([os.path.join(path, name) for _, name in sorted(numbered)])
 
 
 def _open(path):
@@ -270,13 +437,21 @@ def _open(path):
         # HMDB51 has titles that are not UTF-8.
         container = av.open(f"file:{path}", metadata_errors="replace")
     except av.FFmpegError as error:
+        _ask_system(path, error)
         raise _unreadable(path, error.strerror) from None
-    if not container.streams.video:
-        raise _unreadable(path, "it has no video stream")
-    stream = container.streams.video[0]
-    codec = stream.codec_context
+    streams = []
+    for candidate in container.streams.video:
+        # The picture of a cover is a stream too, sometimes the first.
+        if not candidate.disposition & Disposition.attached_pic:
+            streams.append(candidate)
+    # Of several a player shows the default one, or the first.
+    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default), default=None)
+    codec = stream.codec_context if stream else None
     if codec is None:
-        raise _unreadable(path, "no decoder knows its codec")
+        container.close()
+        raise _unreadable(
+            path, "no decoder knows its codec" if stream else "it has no video stream"
+        )
     # More threads cost CPU time, and the loaders are parallel already.
     codec.thread_type = "NONE"
     codec.thread_count = 1
@@ -309,10 +484,14 @@ class Index:
     start: np.ndarray  # (n,) the packet where decoding must begin for each frame
     seek: dict  # {such a packet: (dts to seek to, pts to know it by)}; empty: read from the start
 
+    @property
+    def nbytes(self):
+        return 1000 + self.packet.nbytes + self.start.nbytes + 250 * len(self.seek)
 
-@lru_cache(16384)
+
+@_remembered
 def _index(path, mtime, size, damaged):
-    """Index of a video, kept for the last 16384 videos of each loader process.
+    """Index of a video.
 
     Presentation times give the order, without decoding, if the container has true ones and the
     codec makes a frame of each packet. AVI has none (with those that FFmpeg makes up, B-frames of
@@ -326,22 +505,23 @@ def _index(path, mtime, size, damaged):
         timed = timed and codec.name in ("h264", "hevc", "vp9", "av1", "libdav1d")
         index = None
         if timed and not damaged:
-            index = _index_by_times(container, stream, codec)
+            index = _index_by_times(path, container, stream, codec)
     if index is not None:
         return index
     container, stream, codec = _open(path)
     with container:
-        index = _index_by_decoding(container, stream, codec, damaged or timed)
+        index = _index_by_decoding(path, container, stream, codec, damaged or timed)
     if not len(index.packet):
         raise _unreadable(path, "no frame can be decoded")
     return index
 
 
-def _index_by_times(container, stream, codec):
+def _index_by_times(path, container, stream, codec):
     """Index by the packets' presentation times, or None where they cannot be trusted."""
     shown = []  # (time, packet) of each frame
     seek = {}
-    try:
+    complete = False
+    with _damage_ends(path):
         for number, packet in enumerate(container.demux(stream)):
             if packet.is_corrupt:
                 return None
@@ -351,10 +531,9 @@ def _index_by_times(container, stream, codec):
                 seek[number] = (packet.pts if packet.dts is None else packet.dts, packet.pts)
             if not packet.is_discard:  # by an edit list
                 shown.append((packet.pts, number))
-    except av.FFmpegError:
-        return None
+        complete = True
     times = [time for time, _ in shown]
-    if 0 not in seek or None in times or len(set(times)) < len(times):
+    if not complete or 0 not in seek or None in times or len(set(times)) < len(times):
         return None
     if codec.has_b_frames != (times != sorted(times)):
         return None
@@ -362,11 +541,11 @@ def _index_by_times(container, stream, codec):
     return Index(packet, _starts(packet, list(seek)), seek)
 
 
-def _index_by_decoding(container, stream, codec, damaged):
+def _index_by_decoding(path, container, stream, codec, damaged):
     """Index by one decoding of the whole file. A file that ends early gives what it has."""
     shown = []  # the packet of each frame
     keys = set()
-    with suppress(av.FFmpegError):
+    with _damage_ends(path):
         for number, packet in enumerate(container.demux(stream)):
             if packet.size and _is_start(packet, codec):
                 keys.add(number)
@@ -397,7 +576,7 @@ def _decode(path, index, wanted):
     container, stream, codec = _open(path)
     width, height = codec.width, codec.height
     to_rgb = VideoReformatter()
-    with container, suppress(av.FFmpegError):
+    with container, _damage_ends(path):
         for frame in _decoded(container, stream, codec, index, wanted):
             # What a decoder shows in place of damage depends on where it began.
             if index.seek and frame.is_corrupt:
@@ -494,7 +673,7 @@ def evenly(n, frames, rng=None):
 # ---- Lists ---------------------------------------------------------------------------------------
 @dataclass
 class VideoList:
-    paths: list[str]  # as in the list; the key of a video everywhere
+    paths: list[str]  # as in the list, less `./` and the like; the key of a video everywhere
     labels: list[int]  # from 0, into classes
     classes: list[str]
     root: Path
@@ -539,7 +718,7 @@ def read_list(path, root="", part="train", split=1, classes=None):
     Class names come from classInd.txt, k400_actions.txt (ARAS) or classes.txt beside the list, else
     from the videos' folders if they go one to one with the labels, else they are the labels. root:
     the videos' folder, "" for the list's. classes: the training run's, which the list's own must
-    agree with.
+    agree with. A video comes as often as it is listed (ARAS' test list balances its classes so).
     """
     path = Path(path)
     if path.is_dir():
@@ -553,6 +732,8 @@ def read_list(path, root="", part="train", split=1, classes=None):
         raise UserError(f"{path}: empty list")
     check_classes(path, names, classes)
     check_labels(rows, classes or names)
+    if part == "test":
+        check_folders(rows, classes or names)
     if path.is_dir():
         content = "".join(f"{row.path} {row.label}\n" for row in rows).encode()
     else:
@@ -582,8 +763,7 @@ def read_file(path, root):
 
 
 def read_plain(path, lines, root):
-    """Rows of `path label`, labels from 0, or of `folder frames label` where `folder` is a folder
-    under root."""
+    """Rows of `path label`, labels from 0, or of `folder frames label`."""
     named = path.with_name("classes.txt").exists()
     if lines and not named and all("/v_" in text and "_g" in text for _, text in lines):
         # UCF101's own lists count from 1, or have no label.
@@ -592,14 +772,55 @@ def read_plain(path, lines, root):
                 f"{path}: UCF101's ids from 1, or none: put its classInd.txt beside the list"
             )
     rows = []
+    counts = {}  # {row: (folder, frames)} of the rows that may be `folder frames label`
     for place, text in lines:
-        video, label = split_label(place, text)
+        row = Row(place, *split_label(place, text))
+        folder, _, frames = row.path.rpartition(" ")
         # A path may end in a number too: what lies on disk tells.
-        folder, _, frames = video.rpartition(" ")
-        if frames.isdecimal() and (root / folder).is_dir() and not (root / video).exists():
-            video = folder.strip()
-        rows.append(Row(place, video, label))
+        if folder and frames.isdecimal() and not os.path.exists(root / row.path):
+            counts[len(rows)] = (folder.strip(), int(frames))
+        rows.append(row)
+    check_frame_rows(root, rows, counts)
+    folders = [os.path.isdir(root / folder) for folder, _ in counts.values()]
+    if any(folders) or len(counts) == len(rows):
+        for i, row in enumerate(rows):
+            if i not in counts:
+                raise UserError(
+                    f"{row.place}: expected `folder frames label` as in other lines: "
+                    f"{f'{row.path} {row.label}'[:70]!r}"
+                )
+            row.path = counts[i][0]
+        compare_counts(path, root, counts.values())
     return rows
+
+
+def check_frame_rows(root, rows, counts):
+    """UserError for a row that is almost `folder frames label`: its folder is a file, or a third
+    number comes before."""
+    for i, (folder, _) in counts.items():
+        start, _, number = folder.rpartition(" ")
+        offset = start and number.isdecimal() and not os.path.isdir(root / folder)
+        if offset or os.path.isfile(root / folder):
+            raise UserError(
+                f"{rows[i].place}: expected `path label`, or `folder frames label` where folder is "
+                f"one of images; no further numbers: {f'{rows[i].path} {rows[i].label}'[:70]!r}"
+            )
+
+
+def compare_counts(path, root, counts):
+    """Warn of the folders that hold another number of frames than a list says; lists are often one
+    apart."""
+    differing = []
+    for folder, frames in counts:
+        if os.path.isdir(root / folder):
+            with suppress(UserError):  # one without images is told when it is read
+                if abs(num_frames(root / folder) - frames) > 1:
+                    differing.append(folder)
+    if differing:
+        warn(
+            f"{path}: {len(differing)} of {len(counts)} folders hold another number of frames than "
+            f"the list says: {shortened(differing)}"
+        )
 
 
 def split_label(place, text):
@@ -668,6 +889,7 @@ def check_labels(rows, names):
     limit = len(names) or 10**6
     seen = {}
     for row in rows:
+        row.path = os.path.normpath(row.path)
         if row.label >= limit:
             raise UserError(
                 f"{row.place}: label {row.label} is outside the {limit} classes, 0 to {limit - 1}"
@@ -677,6 +899,22 @@ def check_labels(rows, names):
             raise UserError(
                 f"{row.place}: {row.path!r} has label {row.label} here and {other.label} at "
                 f"{other.place}"
+            )
+
+
+def check_folders(rows, names):
+    """UserError where the folder of a video is that of another class than its label's. (Of web
+    items, which are for training, it says what was sought, not what was found.)"""
+    label_of = {name.replace("_", " ").lower(): label for label, name in enumerate(names)}
+    if not label_of or names[0].isdigit():
+        return
+    for row in rows:
+        folder = os.path.basename(os.path.dirname(row.path))
+        label = label_of.get(folder.replace("_", " ").lower(), row.label)
+        if label != row.label:
+            raise UserError(
+                f"{row.place}: label {row.label} is {names[row.label]!r}, and the folder is that "
+                f"of class {label}: {row.path!r}"
             )
 
 
@@ -692,18 +930,16 @@ def names_of_folders(rows):
 
 
 def write_lists(out, lists, classes=()):
-    """Lists {NAME: [(path, label)]} and their classes in a new folder, which appears only when all
-    are written."""
-    part = Path(f"{out}.part{os.getpid()}")
-    part.mkdir(parents=True)
-    for name, rows in lists.items():
-        lines = [f"{path} {label}\n" for path, label in rows]
-        (part / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-    if classes:
-        (part / "classes.txt").write_text(
-            "".join(f"{name}\n" for name in classes), encoding="utf-8"
-        )
-    part.rename(out)
+    """Lists {NAME: [(path, label)]} and their classes in a new folder."""
+    with whole(out) as part:
+        part.mkdir(parents=True)
+        for name, rows in lists.items():
+            lines = [f"{path} {label}\n" for path, label in rows]
+            (part / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+        if classes:
+            (part / "classes.txt").write_text(
+                "".join(f"{name}\n" for name in classes), encoding="utf-8"
+            )
 
 
 def subset(videos, keep):
@@ -711,6 +947,16 @@ def subset(videos, keep):
     paths = [videos.paths[i] for i in keep]
     labels = [videos.labels[i] for i in keep]
     return replace(videos, paths=paths, labels=labels)
+
+
+def each_once(videos, file):
+    """The videos without those that came before in their list, lest one that is held out is trained
+    on, too."""
+    place_of = {path: i for i, path in reversed([*enumerate(videos.paths)])}
+    again = len(videos) - len(place_of)
+    if again:
+        warn(f"{file}: {again} lines name a video again: each is used once")
+    return subset(videos, sorted(place_of.values()))
 
 
 def split_list(videos, share, seed):
@@ -754,12 +1000,30 @@ def read_lists(args):
             "borders"
         )
     train_list = read_list(args.train, args.root, "train", args.split)
+    train_list = each_once(train_list, args.train)
     if args.val:
         val_list = read_list(args.val, args.root, "test", args.split, train_list.classes)
+        trained_on = {str(train_list.full(i)) for i in range(len(train_list))}
+        shared = [
+            path for i, path in enumerate(val_list.paths) if str(val_list.full(i)) in trained_on
+        ]
+        if shared:
+            raise UserError(
+                f"--val: {len(shared)} of its videos are in --train too: {shortened(shared)}"
+            )
     else:
         # Before files are looked for, so that a missing one does not change the draw.
         train_list, val_list = split_list(train_list, args.val_share, args.seed)
-    return existing(train_list, args.max_bad), existing(val_list, args.max_bad)
+    train_list = existing(train_list, args.max_bad)
+    classes = train_list.classes
+    empty = sorted(set(range(len(classes))) - set(train_list.labels))
+    if empty:
+        names = shortened(classes[label] for label in empty)
+        warn(
+            f"{args.train}: {len(empty)} of {len(classes)} classes have no training video (labels "
+            f"count from 0): {names}"
+        )
+    return train_list, existing(val_list, args.max_bad)
 
 
 # ---- Clips ---------------------------------------------------------------------------------------
@@ -790,8 +1054,8 @@ class Videos(torch.utils.data.Dataset):
 
     clip    (3, T, H, W) or (V, 3, T, H, W) uint8
     index   place in the list of the video that was asked for
-    video   place of the one that is shown: where a video cannot be read, the next of `replace` that
-            can; if that is 0, black frames
+    video   place of the one that is shown: where a video cannot be read, the next that can, if no
+            more than a share max_bad in a row cannot; with max_bad None black frames
     label   of the one that is shown
     bad     1 where the video that was asked for cannot be read
 
@@ -799,7 +1063,7 @@ class Videos(torch.utils.data.Dataset):
     paper does to decoded frames before the transform; it may give more frames, (2, T) for (T,).
     """
 
-    def __init__(self, videos, sample, transform, seed=0, cache=False, replace=0, change=None):
+    def __init__(self, videos, sample, transform, seed=0, cache=False, max_bad=None, change=None):
         self.videos = videos
         self.paths = videos.paths
         self.missing = videos.missing
@@ -807,7 +1071,7 @@ class Videos(torch.utils.data.Dataset):
         self.transform = transform
         self.seed = seed if isinstance(seed, tuple) else (seed,)
         self.cache = {} if cache else None  # decoded videos, kept in memory: for small ones alone
-        self.replace = replace
+        self.max_bad = max_bad
         self.change = change
 
     def __len__(self):
@@ -841,19 +1105,21 @@ class Videos(torch.utils.data.Dataset):
 
     def read_from(self, index, rng):
         """-> the first of the videos from `index` on that can be read, frames (n, H, W, 3), their
-        indices. UserError where none of `replace` more can; without any, frames None."""
-        for place in range(index, index + self.replace + 1):
+        indices; with max_bad None frames None. UserError where too many cannot."""
+        more = int((self.max_bad or 0) * len(self))
+        for place in range(index, index + more + 1):
             place = place % len(self)
             try:
                 frames, indices = self.read(self.videos.full(place), rng)
                 return place, frames, indices
             except UserError as error:
                 reason = error
-        if self.replace:
-            raise UserError(
-                f"{self.replace + 1} videos in a row cannot be read; the last: {reason}"
-            )
-        return index, None, None
+        if self.max_bad is None:
+            return index, None, None
+        raise UserError(
+            f"{more + 1} of {len(self)} videos cannot be read (--max-bad {self.max_bad}): the "
+            f"last: {reason}"
+        )
 
     def read(self, path, rng):
         """-> frames (n, H, W, 3) of the sampled indices, the indices"""
@@ -988,21 +1254,31 @@ def open_labels(folder, mode="r"):
         raise UserError(f"{folder}: not a folder of labels: it has no labels.npy")
     paths = [text for _, text in read_lines(folder / "paths.txt")]
     categories = [text for _, text in read_lines(folder / "categories.txt")]
+    for names in (paths, categories):
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{folder}: its paths.txt or categories.txt is empty, or has doubles")
+    labels = open_array(folder / "labels.npy", mode, (len(paths), len(categories)))
     features = None
-    try:
-        labels = np.load(folder / "labels.npy", mmap_mode=mode)
-        if (folder / "features.npy").exists():
-            features = np.load(folder / "features.npy", mmap_mode=mode)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot read its arrays: {error}") from None
-    if labels.shape != (len(paths), len(categories)) or labels.dtype.kind != "f":
-        raise UserError(
-            f"{folder}: labels.npy is {labels.dtype} {labels.shape}, not a number for each of "
-            f"{len(paths)} paths and {len(categories)} categories"
-        )
-    if features is not None and len(features) != len(paths):
-        raise UserError(f"{folder}: features.npy has {len(features)} rows for {len(paths)} paths")
+    if (folder / "features.npy").exists():
+        features = open_array(folder / "features.npy", mode, (len(paths), None))
     return LabelsFolder(folder, paths, categories, labels, features)
+
+
+def open_array(file, mode, shape):
+    """An array of floating-point numbers (n, m), which stays on disk; m None: of any width.
+    UserError where the file has none of this shape."""
+    n, m = shape
+    try:
+        array = np.lib.format.open_memmap(file, mode)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(f"{file}: cannot read it: {error}") from None
+    is_fit = array.ndim == 2 and len(array) == n and m in (None, array.shape[1])
+    if not is_fit or array.dtype.kind != "f":
+        raise UserError(
+            f"{file}: is {array.dtype} {array.shape}, not a number for each of the {n} lines of "
+            f"paths.txt and of {m or 'some'} columns"
+        )
+    return array
 
 
 def make_labels(out, paths, categories, made, width=0):
@@ -1011,18 +1287,18 @@ def make_labels(out, paths, categories, made, width=0):
     out = Path(out)
     made = json.dumps(made, indent=1)
     if int(os.environ.get("RANK", 0)) == 0 and not out.exists():
-        part = Path(f"{out}.part{os.getpid()}")
-        part.mkdir(parents=True)
-        (part / "paths.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-        (part / "categories.txt").write_text(
-            "".join(f"{name}\n" for name in categories), encoding="utf-8"
-        )
-        (part / "made.json").write_text(made)
-        for name, columns in (("labels", len(categories)), ("features", width)):
-            if columns:
-                shape = (len(paths), columns)
-                np.lib.format.open_memmap(part / f"{name}.npy", "w+", np.float16, shape)[:] = np.nan
-        part.rename(out)
+        with whole(out) as part:
+            part.mkdir(parents=True)
+            (part / "paths.txt").write_text("".join(f"{p}\n" for p in paths), encoding="utf-8")
+            (part / "categories.txt").write_text(
+                "".join(f"{name}\n" for name in categories), encoding="utf-8"
+            )
+            (part / "made.json").write_text(made)
+            for name, columns in (("labels", len(categories)), ("features", width)):
+                if columns:
+                    file = part / f"{name}.npy"
+                    shape = (len(paths), columns)
+                    np.lib.format.open_memmap(file, "w+", np.float16, shape)[:] = np.nan
     total(0)  # the others wait
     done = open_labels(out, "r+")
     if (out / "made.json").read_text() != made or done.paths != paths:
@@ -1074,7 +1350,7 @@ def label_videos(args, dataset, look, categories, made, device, width=0):
 
 def is_distribution(rows):
     """(n, M) -> (n,) bool: the rows that are probabilities, to the precision of float16"""
-    return (rows >= 0).all(1) & (abs(rows.sum(1, dtype=np.float32) - 1) < 0.02)
+    return (rows.min(1) >= 0) & (abs(rows.sum(1, dtype=np.float32) - 1) < 0.02)
 
 
 def read_labels(folders, paths, max_missing=1.0):
@@ -1119,7 +1395,7 @@ def read_hard_labels(folders, paths):
         if part.categories != first.categories:
             raise UserError(f"{folder}: its categories are not those of {folders[0]}")
         sums = part.labels.sum(1, dtype=np.float32)
-        wrong = np.flatnonzero(abs(sums - 1) > 0.02)
+        wrong = np.flatnonzero(~np.isnan(sums) & ~is_distribution(part.labels))
         if len(wrong):
             raise UserError(f"{folder}: the labels of {part.paths[wrong[0]]} do not sum to 1")
         category = part.labels.argmax(1)
@@ -1152,18 +1428,14 @@ class Boxes:
 
     def __init__(self, files):
         self.videos = {}
+        digest = sha1()
         for file in files:
             for place, text in read_lines(file):
-                try:
-                    video = json.loads(text)
-                    if "made" not in video:
-                        frames = np.array(video["frames"], int)
-                        boxes = np.array(video["boxes"], float).reshape(len(frames), 4)
-                        self.videos[video["path"]] = (video["every"], frames, boxes)
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(
-                        f"{place}: expected a line of `sdn.py humans`: {text[:70]!r}"
-                    ) from None
+                digest.update(text.encode())
+                video = read_boxes_line(place, text)
+                if video is not None:
+                    self.videos[video.path] = (video.every, video.frames, video.boxes)
+        self.sha1 = digest.hexdigest()
 
     def __contains__(self, path):
         return path in self.videos
@@ -1181,6 +1453,43 @@ class Boxes:
             after = (frame + every - 1) // every * every
             boxes_of_frames.append(boxes[np.isin(seen, (before, after))])
         return boxes_of_frames
+
+
+@dataclass
+class VideoBoxes:
+    """A line of a file of boxes."""
+
+    path: str
+    every: int
+    frames: np.ndarray  # (B,) the frame of each box
+    boxes: np.ndarray  # (B, 4)
+
+
+def read_boxes_line(place, text):
+    """VideoBoxes of a line; None of the first, which says how they were made."""
+    try:
+        line = json.loads(text)
+        if isinstance(line, dict) and "made" in line:
+            return None
+        frames = np.array(line["frames"] or np.zeros(0, int))
+        boxes = np.array(line["boxes"] or np.zeros((0, 4)), float)
+        video = VideoBoxes(line["path"], line["every"], frames, boxes)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        video = None
+    is_fit = (
+        video is not None
+        and isinstance(video.path, str)
+        and type(video.every) is int
+        and video.every > 0
+        and frames.ndim == 1
+        and frames.dtype.kind == "i"
+        and (frames >= 0).all()
+        and boxes.shape == (len(frames), 4)
+        and (abs(boxes) < 1e6).all()  # not of NaN either
+    )
+    if not is_fit:
+        raise UserError(f"{place}: expected a line of `sdn.py humans`: {text[:70]!r}")
+    return video
 
 
 def mask_humans(frames, path, indices, boxes):
@@ -1439,32 +1748,99 @@ def load_checkpoint(path, method=None):
     if path.is_dir():
         path = path / "last.pt"
     saved = load_file(path)
-    types = dict(method=str, args=dict, classes=list, model=dict, epoch=int, step=int)
-    if not isinstance(saved, dict) or any(
-        not isinstance(saved.get(k), t) for k, t in types.items()
-    ):
-        raise UserError(
-            f"{path}: not a checkpoint of these scripts: it lacks one of {', '.join(types)}"
-        )
-    if method not in (None, saved["method"]):
+    types = dict(method=str, args=dict, classes=list, model=dict, heads=dict, epoch=int, step=int)
+    wrong = list(types)
+    if isinstance(saved, dict):
+        saved.setdefault("heads", {})
+        wrong = [name for name, kind in types.items() if not isinstance(saved.get(name), kind)]
+    if not wrong and method not in (None, saved["method"]):
         raise UserError(f"{path}: made by {saved['method']}.py, not {method}.py")
+    if not wrong and not all(isinstance(name, str) for name in saved["classes"] or (None,)):
+        wrong.append("classes")
+    if not wrong and not is_state_dict(saved["model"]):
+        wrong.append("model")
+    if wrong:
+        raise UserError(
+            f"{path}: not a checkpoint of these scripts: it has no good {', '.join(wrong)}"
+        )
     return saved
+
+
+def checkpoint_args(Args, saved, path):
+    """Args of the script that made a checkpoint. UserError for values that its flags do not
+    take."""
+    args = Args()
+    for f in fields(Args):
+        value = saved["args"].get(f.name, f.default)
+        kinds = (int, float) if type(f.default) is float else (type(f.default),)
+        is_fit = type(value) in kinds
+        if isinstance(f.default, tuple) and is_fit:
+            kinds = (int, float) if f.default else (str,)
+            is_fit = all(type(part) in kinds for part in value)
+        choices = f.metadata.get("choices")
+        if not is_fit or (choices and value not in choices):
+            raise UserError(f"{path}: its flag {f.name} cannot be {value!r}")
+        try:
+            check_range(f, value)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        setattr(args, f.name, value)
+    return args
 
 
 def save_checkpoint(path, **content):
     """torch.save under a temporary name, then rename: a kill at any moment leaves the last good
-    file."""
-    part = Path(f"{path}.part")
-    torch.save(content, part)
-    part.replace(path)
+    file. UserError where it cannot be written."""
+    try:
+        with whole(path) as part:
+            torch.save(content, part)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise UserError(
+            f"{path}: cannot be written, is the disk full? What was there is kept: {error}"
+        ) from None
+
+
+def restore(part, state, file):
+    """part.load_state_dict(state) of a network, an optimiser, ... UserError where it does not
+    fit."""
+    if isinstance(part, nn.Module):
+        wrong = differing_keys(part.state_dict(), state)
+        if wrong:
+            raise UserError(
+                f"{file}: {len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
+            )
+    try:
+        part.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{file}: does not fit: {error}") from None
+
+
+def hash_paths(paths):
+    """(n,) int64, a short hash of each path of a list"""
+    hashes = [sha1(path.encode()).digest()[:8] for path in paths]
+    return torch.tensor([int.from_bytes(h, "big", signed=True) for h in hashes])
+
+
+@dataclass
+class Weights:
+    """What a file of weights holds, or torchvision's of a name."""
+
+    state: dict  # names and tensors
+    arch: str  # what the file calls the network, "" for nothing
+    normalisation: tuple  # (mean, std) that it expects, () where that is not known
+
+
+# Under which of their keys files keep the names and tensors.
+CONTAINERS = (
+    "state_dict model model_state_dict model_state net module ema state_dict_ema network".split()
+)
 
 
 def read_weights(weights, arch):
-    """-> state dict of a file (alone, or under "model" or "state_dict"), or of torchvision's
-    weights of that name for its model `arch`. UserError for a name that is neither, or what cannot
-    be downloaded."""
+    """-> Weights of a file, or of torchvision's weights of that name for its model `arch`.
+    UserError for a name that is neither, what cannot be downloaded, NaN."""
     if os.path.exists(weights):
-        saved = load_file(weights)
+        found = read_weights_file(weights)
     else:
         try:
             entry = torchvision.models.get_model_weights(arch)[weights]
@@ -1473,29 +1849,68 @@ def read_weights(weights, arch):
                 f"--weights {weights}: no such file, nor {arch}'s in torchvision; or none"
             ) from None
         try:
-            saved = entry.get_state_dict(progress=False, check_hash=True)
+            state = entry.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"--weights {weights}: cannot download {entry.url} ({error}); give a file"
             ) from None
-    for key in ("model", "state_dict"):
-        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-            saved = saved[key]
-    if not isinstance(saved, dict) or not all(
-        isinstance(k, str) and torch.is_tensor(v) for k, v in saved.items()
-    ):
-        raise UserError(f"{weights}: holds no state dict (names and tensors)")
-    return saved
+        transforms = entry.transforms()
+        normalisation = ()
+        if hasattr(transforms, "mean"):
+            normalisation = (tuple(transforms.mean), tuple(transforms.std))
+        found = Weights(state, arch, normalisation)
+    broken = []
+    for key, value in found.state.items():
+        if not value.isfinite().all():
+            broken.append(key)
+    if broken:
+        raise UserError(f"{weights}: NaN or infinite numbers in {shortened(broken)}")
+    return found
 
 
-def load_weights(model, weights, arch, rename=None, drop=(), fit=None):
+def read_weights_file(file):
+    """-> Weights of a file: names and tensors alone, or under one of CONTAINERS"""
+    if str(file).endswith(".safetensors"):
+        raise UserError(
+            f"{file}: convert it once: torch.save(safetensors.torch.load_file(OLD), NEW)"
+        )
+    saved = load_file(file)
+    if is_state_dict(saved):
+        return Weights(saved, "", ())
+    saved = saved if isinstance(saved, dict) else {}
+    filled = [key for key in CONTAINERS if is_state_dict(saved.get(key))]
+    if len(filled) != 1:
+        raise UserError(
+            f"{file}: {len(filled)} of its keys hold names and tensors, where one should: "
+            f"{shortened(saved, 12) or 'it has no keys'}"
+        )
+    arch = saved.get("arch")
+    normalisation = ()
+    args = saved.get("args")
+    # One of these scripts' checkpoints.
+    if isinstance(args, dict) and "mean" in args and "std" in args:
+        normalisation = (args["mean"], args["std"])
+    return Weights(saved[filled[0]], arch if isinstance(arch, str) else "", normalisation)
+
+
+def is_state_dict(value):
+    """Whether it is names and tensors, one or more."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+    )
+
+
+def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisation=None):
     """Load weights (see read_weights; or none) into the backbone and head of a Network. -> what was
-    done, in words
+    done, in words; also where this run's normalisation, (mean, std), is not the one they expect
 
     Known prefixes are stripped, then rename(key) gives torchvision's key, and fit(tensor, our
-    shape) the tensor of that shape. The head stays new where its shape differs. Left out are keys
-    that begin with one of `drop`, and of these scripts' checkpoints all but backbone and head. Any
-    other missing, unexpected or misshapen key is a UserError that lists them."""
+    shape) the tensor of that shape. The head stays new where its shape differs, or where there is
+    none. Left out are keys that begin with one of `drop`, and of these scripts' checkpoints all but
+    backbone and head. Any other missing, unexpected or misshapen key is a UserError that lists
+    them."""
     if weights in ("", "none"):
         return "random weights"
     ours = {}
@@ -1503,53 +1918,62 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None):
         if key.startswith(("backbone.", "head.")):
             ours[key] = value
     loaded = read_weights(weights, arch)
-    is_checkpoint = any(key.startswith("backbone.") and key in ours for key in loaded)
-    left_out = set()
+    is_checkpoint = any(key.startswith("backbone.") and key in ours for key in loaded.state)
+    left_out = []
+    fitted = []
     stripped = set()
     theirs = {}
-    for key, value in loaded.items():
-        bare = key.removeprefix("module.")
+    for key, value in loaded.state.items():
+        bare, _ = strip_prefixes(key, ("module.", "_orig_mod."))
         of_network = bare.startswith(("backbone.", "head."))
         if bare.startswith(tuple(drop)) or (is_checkpoint and not of_network):
-            left_out.add(bare.split(".")[0])
+            left_out.append(bare)
             continue
-        name, prefix = strip_prefixes(key)
+        name, prefix = strip_prefixes(key, ("module.", "_orig_mod.", "model.", "backbone."))
         if prefix and not is_checkpoint:
             stripped.add(prefix)
         if rename:
             name = rename(name)
         name = our_key(name, model.head_name)
-        if fit and name in ours:
-            value = fit(value, ours[name].shape)
-        if name == "head.weight":
-            value = value.flatten(1)  # of s3d, a 1 x 1 x 1 convolution
         theirs[name] = value
+        if fit and name in ours:
+            theirs[name] = fit(value, ours[name].shape)
+            if theirs[name].shape != value.shape:
+                fitted.append(key)
+        if name == "head.weight":
+            theirs[name] = value.flatten(1)  # of s3d, a 1 x 1 x 1 convolution
     notes = []
     if left_out:
-        notes.append(f"left out {', '.join(sorted(left_out))}")
+        notes.append(f"left out {len(left_out)} tensors, first {left_out[0]}")
+    if fitted:
+        notes.append(f"inflated {len(fitted)} tensors to 3D, first {fitted[0]}")
     if stripped:
         notes.append(f"stripped {', '.join(sorted(stripped))}")
+    expected = loaded.normalisation
+    if expected and normalisation and not np.allclose(expected, normalisation, 0.02):
+        mean, std = (" ".join(f"{x:g}" for x in values) for values in expected)
+        notes.append(f"it expects --mean {mean} --std {std}, and this run has others")
 
     wrong = differing_keys(ours, theirs)
     of_head = {"head.weight", "head.bias"}
-    if wrong and set(wrong) <= of_head & theirs.keys():
-        old_classes = len(theirs[wrong[-1]])
-        new_classes = len(ours[wrong[-1]])
+    if wrong and set(wrong) <= of_head and of_head & theirs.keys() in (set(), of_head):
+        old_classes = len(theirs["head.weight"]) if "head.weight" in theirs else "none"
+        new_classes = len(ours["head.weight"])
         notes.append(f"new head of {new_classes} classes for one of {old_classes}")
         for key in wrong:
-            del theirs[key]
+            theirs.pop(key, None)
     elif wrong:
         raise UserError(
-            f"{weights}: {len(wrong)} keys do not fit the model: {', '.join(wrong[:6])}, ..."
+            f"{weights}: {len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
         )
     model.load_state_dict(theirs, strict=False)  # what is missing is checked above
     return ", ".join([f"{len(theirs)} tensors from {weights}", *notes])
 
 
-def strip_prefixes(key):
+def strip_prefixes(key, prefixes):
     """`module.backbone.conv1.weight` -> conv1.weight, module.backbone."""
     name = key
-    while name.startswith(("module.", "model.", "backbone.")):
+    while name.startswith(prefixes):
         name = name.split(".", 1)[1]
     return name, key.removesuffix(name)
 
@@ -1564,14 +1988,17 @@ def our_key(name, head_name):
 
 
 def differing_keys(ours, theirs):
-    """The keys that only one of two state dicts has, or whose shapes differ, sorted."""
-    wrong = []
+    """{key: what is wrong, in words}, sorted, of the keys that only one of two state dicts has, or
+    whose shapes differ."""
+    wrong = {}
     for key in sorted(ours.keys() | theirs.keys()):
-        if key in theirs and key in ours and ours[key].shape == theirs[key].shape:
-            continue
+        if key not in ours:
+            wrong[key] = f"{key} (unknown)"
+        elif key in theirs and ours[key].shape != theirs[key].shape:
+            wrong[key] = f"{key} ({list(theirs[key].shape)}, not {list(ours[key].shape)})"
         # Files of torch before 0.4.1 have no num_batches_tracked.
-        if key in theirs or not key.endswith("num_batches_tracked"):
-            wrong.append(key)
+        elif key not in theirs and not key.endswith("num_batches_tracked"):
+            wrong[key] = f"{key} (missing)"
     return wrong
 
 
@@ -1586,11 +2013,12 @@ class Log:
             return
         lines = []
         if step and self.path.exists():
-            lines = self.path.read_text().splitlines(True)
-            lines = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-        self.path.write_text("".join(lines))
+            for line in self.path.read_bytes().splitlines(True):
+                # A kill may have left part of the last one.
+                if line.endswith(b"\n") and not is_later(line, step):
+                    lines.append(line)
+        with whole(self.path) as part:
+            part.write_bytes(b"".join(lines))
 
     def __call__(self, **record):
         if self.path:
@@ -1598,15 +2026,51 @@ class Log:
                 file.write(json.dumps(record) + "\n")
 
 
+def is_later(line, step):
+    """Whether a line of a log is of a later step; of others nothing is known, and they stay."""
+    try:
+        return json.loads(line)["step"] > step
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 # Flags that a resumed run may change: where and how fast it runs, and what it bears.
 MAY_CHANGE = "resume overwrite out workers cache log_every root web_root max_bad".split()
+
+# What a resumed run must have as it was besides its flags: it decides which videos come when.
+MUST_AGREE = {
+    "list_sha1": "contents of the training list",
+    "classes": "class names",
+    "train_paths": "training videos (are some missing, or back?)",
+    "val_paths": "validation videos (are some missing, or back?)",
+    "labels_sha1": "labels of the videos",
+}
+
+
+def equal(a, b):
+    """Of tensors, too"""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def digest(labels):
+    """sha1 of tensors and Boxes; None among them is passed over."""
+    content = sha1()
+    for part in labels:
+        if torch.is_tensor(part):
+            content.update(part.contiguous().numpy())
+        elif part is not None:
+            content.update(part.sha1.encode())
+    return content.hexdigest()
 
 
 class Run:
     """The folder of a run, log.jsonl, last.pt and best.pt, and what is logged of its steps. The
-    loop stays in the script. heads: the sizes of adversarial heads, which a checkpoint carries."""
+    loop stays in the script. heads: the sizes of adversarial heads, which a checkpoint carries.
+    labels: the tensors and Boxes that belong to the videos."""
 
-    def __init__(self, method, args, train_set, val_set, heads=None):
+    def __init__(self, method, args, train_set, val_set, heads=None, labels=()):
         self.args = args
         self.out = Path(args.out or f"runs/{method}")
         self.train_set = train_set
@@ -1619,6 +2083,10 @@ class Run:
             args=asdict(args),
             classes=train_set.videos.classes,
             list_sha1=train_set.videos.sha1,
+            root=str(train_set.videos.root.absolute()),
+            train_paths=hash_paths(train_set.paths),
+            val_paths=hash_paths(val_set.paths),
+            labels_sha1=digest(labels),
             heads=heads or {},
             torch=str(torch.__version__),
         )
@@ -1642,20 +2110,48 @@ class Run:
                     "with --out"
                 )
             self.out.mkdir(parents=True, exist_ok=True)
+            self.lock()
             return None
         saved = load_checkpoint(last, self.fixed["method"])
+        self.lock()
         changed = []
         for name, value in self.fixed["args"].items():
             if name not in MAY_CHANGE and saved["args"].get(name) != value:
                 changed.append(name)
-        if saved["list_sha1"] != self.fixed["list_sha1"]:
-            changed.append("contents of the training list")
+        for name, what in MUST_AGREE.items():
+            if not equal(saved.get(name), self.fixed[name]):
+                changed.append(what)
         if changed:
             raise UserError(
                 f"{last}: made with other {', '.join(changed)}: repeat the flags of the run, or "
                 "start another with --out"
             )
+        parts = ("optimizer", "scheduler", "scaler", "extra", "best")
+        wrong = [name for name in parts if type(saved.get(name)) is not dict]
+        if not wrong and "val/accuracy" not in saved["best"]:
+            wrong.append("best")
+        if not 0 <= saved["step"] <= self.args.epochs * self.steps_per_epoch:
+            wrong.append(f"step ({saved['step']})")
+        if wrong:
+            raise UserError(f"{last}: it cannot be resumed: it has no good {', '.join(wrong)}")
         return saved
+
+    def lock(self):
+        """Two runs must not write in one folder. The lock lasts as long as this process."""
+        if self.rank > 0:
+            return
+        self.lock_file = (self.out / ".lock").open("w")
+        try:
+            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Other errors: a file system without locks.
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"{self.out}: another run is at work there: name another folder with --out"
+                ) from None
+        # Parts of checkpoints that a kill has left.
+        for part in self.out.glob("*.pt.part-*"):
+            part.unlink()
 
     def begin(self, note, device, **state):
         """Restore `state`, {name: what has a state_dict}, where a run goes on, and write the log's
@@ -1667,7 +2163,7 @@ class Run:
             self.best = self.saved["best"]
             self.metrics = self.saved["extra"]
             for name, part in state.items():
-                part.load_state_dict(self.saved[name])
+                restore(part, self.saved[name], f"{self.out / 'last.pt'}, {name}")
         elif self.rank == 0:
             # What --overwrite replaces, lest --resume finds it.
             for name in ("last.pt", "best.pt", "log.jsonl", "evaluate.json", "evaluate.npz"):
@@ -1755,18 +2251,18 @@ class Run:
 
     def check(self, step, figures):
         if not all(math.isfinite(figure) for figure in figures):
+            before = "; last.pt is good" if (self.out / "last.pt").exists() else ""
             raise UserError(
-                f"{self.out}: the loss is not finite by step {step}: lower --lr; last.pt is good"
+                f"{self.out}: the loss is not finite by step {step}: lower --lr{before}"
             )
         # Items of the web have indices behind the listed videos, and may be as broken as they like.
         videos = self.train_set.videos
         unreadable = sorted(i for i in self.unreadable if i < len(videos))
         count = total(len(unreadable))[0]
         if count > self.args.max_bad * len(videos):
-            first = ", ".join(videos.paths[i] for i in unreadable[:5])
             raise UserError(
                 f"{count:.0f} of {len(videos)} videos cannot be read (--max-bad "
-                f"{self.args.max_bad}): {first}"
+                f"{self.args.max_bad}): {shortened(videos.paths[i] for i in unreadable)}"
             )
 
     def log_epoch(self, step, metrics):

@@ -48,14 +48,14 @@ line below the table says which. Videos that cannot be read are left out, counte
 here chooses a checkpoint.
 
 SILENT in the papers
-  SCUFO's frame: one of the SCUBA clip's, drawn by the video's path (StillMix: at random, not
-      seeded).
+  SCUFO's frame: one of a SCUBA video's, of all that its clips show, drawn by the video's path
+      (StillMix: at random, not seeded); one clip of it, whatever --clips says.
   Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles.
   SDN's scene accuracy, of which classifier: a new one of the adversary's shape (Adam, 5e-4, batch
       128), on standardised features of centre clips; a tenth of the training list says when to
       stop.
-  SDN's Eq. (1): L2 with C = 1; chance: the share of the test list's most frequent action, 1/K if it
-      is balanced.
+  SDN's Eq. (1): L2 with C = 1; chance is 1/K, as the paper's own figure has it (Sec. 1); beside it
+      the same over the share of the test list's most frequent action.
   SDN's maps: of the class that the run predicts; their positive part.
   SMAD's I: mutual information over the arithmetic mean of the two entropies (scikit-learn's
       default), all given Y or Y' where it is conditional; of hard predictions and scenes. Chance
@@ -70,11 +70,11 @@ import json
 import math
 import os
 import re
-import sys
 import textwrap
 import zlib
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from functools import partial, wraps
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,8 +117,9 @@ class Args:
     val: str = arg("", "list that the scene probe is tested on; SDN Sec. 4.3: validation")
     root: str = arg("", "folder of the lists' videos; default: each list's own folder")
     split: int = arg(
-        1, "official split of UCF101 and HMDB51 lists; ALBAR App. A: 1", choices=(1, 2, 3)
+        0, "official split of HMDB51's folder of lists; 0: the run's own", choices=(0, 1, 2, 3)
     )
+    allow_trained: bool = arg(False, "test on videos that the run was trained on, too")
     clips: int = arg(
         0,
         "clips of a video (frames of a TSN), spread evenly, mean softmax; 0: the run's own, SMAD "
@@ -145,6 +146,8 @@ class Checkpoint:
     epoch: int
     step: int
     list_sha1: str  # of the training list
+    trained_on: set  # hashes of the paths of its training videos
+    root: str  # their folder
     model: nn.Module  # in eval mode
 
     @property
@@ -189,8 +192,8 @@ class Checkpoint:
         flags = {}
         for name, value in sorted(self.args.items()):
             if name in ("init", "weights"):
-                # Each seed may start from its own first stage: runs/plain-s3/last.pt.
-                value = re.sub(r"[-_.]?(seed|s)?\d+/", "/", value)
+                # Each seed may start from its own first stage: runs/plain-s3/last.pt of seed 3.
+                value = re.sub(rf"[-_.](seed|s){self.args['seed']}/", "/", value)
             if name not in NOT_CONFIG:
                 flags[name] = value
         return repr((self.method, point, self.classes, self.list_sha1, flags))
@@ -207,17 +210,16 @@ def load_run(path):
         raise UserError(f"{path}: no such checkpoint; name a run's folder or a checkpoint file")
     saved = common.load_checkpoint(path)
     script = import_method(saved["method"], path)
-    known = {f.name for f in fields(script.Args)}
-    args = script.Args(**{name: v for name, v in saved["args"].items() if name in known})
+    args = common.checkpoint_args(script.Args, saved, path)
     sizes = [len(saved["classes"])]
-    if saved.get("heads"):
+    if saved["heads"]:
         sizes.append(saved["heads"])
-    model = script.build_model(args, *sizes).eval()
     try:
-        model.load_state_dict(saved["model"])
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not weights of {saved['method']}.py's model: {reason}") from None
+        model = script.build_model(args, *sizes).eval()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: no model has such heads: {saved['heads']}: {error}") from None
+    common.restore(model, saved["model"], path)
+    trained_on = saved.get("train_paths")
     return Checkpoint(
         path=path,
         method=saved["method"],
@@ -226,6 +228,8 @@ def load_run(path):
         epoch=saved["epoch"],
         step=saved["step"],
         list_sha1=saved.get("list_sha1", ""),
+        trained_on=set(trained_on.tolist()) if torch.is_tensor(trained_on) else set(),
+        root=str(saved.get("root")),
         model=model,
     )
 
@@ -368,10 +372,32 @@ def read_data(run, args):
     )
 
 
-def read_test_list(run, path, args):
-    return common.read_list(
-        path, root=args.root, part="test", split=args.split, classes=run.classes
-    )
+def read_test_list(run, path, args, part="test"):
+    """-> VideoList. UserError where the run was trained on some of it, but with --allow-trained"""
+    split = args.split or run.args["split"]
+    videos = common.read_list(path, args.root, part, split, run.classes)
+    if part == "test" and not args.allow_trained:
+        trained_on = find_trained(run, videos)
+        if trained_on:
+            raise UserError(
+                f"{path}: {run.path} was trained on {len(trained_on)} of its {len(videos)} videos: "
+                f"{common.shortened(trained_on)}: name another list, or --allow-trained"
+            )
+    return videos
+
+
+def find_trained(run, videos):
+    """The paths of the videos that the run was trained on: its checkpoint knows their hashes"""
+    found = []
+    for path, number in zip(videos.paths, common.hash_paths(videos.paths).tolist(), strict=True):
+        if number in run.trained_on:
+            # Another file may have the same name in another folder.
+            theirs = Path(run.root) / path
+            ours = videos.root / path
+            both = theirs.exists() and ours.exists()
+            if not both or theirs.samefile(ours):
+                found.append(path)
+    return found
 
 
 def read_boxes(sources, test):
@@ -418,7 +444,7 @@ def read_probe_lists(run, sources, args):
 
 
 def read_scene_list(run, sources, file, part, args):
-    videos = common.read_list(file, args.root, part, args.split, run.classes)
+    videos = read_test_list(run, file, args, part)
     scenes, _ = common.read_labels(sources.scenes, videos.paths)
     labelled = scenes.sum(1).nonzero()[:, 0].tolist()
     if len(labelled) < 2:
@@ -436,10 +462,10 @@ def _rng(seed, path, draw):
 
 
 def static_orders(paths, clips, frames, seed):
-    """SCUFO: one frame of the clip, drawn by the video's path, repeated.
+    """SCUFO: one frame of the video, drawn by its path from all that its clips show, repeated.
 
-    -> (n, V, T) places in the clip"""
-    chosen = np.stack([_rng(seed, path, 0).integers(0, frames, clips) for path in paths])
+    -> (n, 1, T) places in the clips put end to end"""
+    chosen = np.stack([_rng(seed, path, 0).integers(0, clips * frames, 1) for path in paths])
     return np.repeat(chosen[..., None], frames, -1)
 
 
@@ -460,12 +486,16 @@ def shuffled_orders(paths, clips, frames, seed, draw):
 
 
 def reorder(clip, order):
-    """clip (N, V, 3, T, H, W), order (N, V, T) -> the clips with frame order[..., t] at time t"""
+    """clip (N, V, 3, T, H, W), order (N, V, T) -> the clips with frame order[..., t] at time t;
+    order (N, 1, T): one clip, of the frames of all V put end to end"""
+    if order.shape[1] == 1:
+        clip = clip.transpose(1, 2).flatten(2, 3)[:, None]  # (N, 1, 3, V T, H, W)
     return torch.take_along_dim(clip, order[:, :, None, :, None, None], dim=3)
 
 
 def clip_orders(run, split, videos, args, masked):
-    """-> {variant: (n, V, T) order of the clip's frames, or None for their own} of a split.
+    """-> {variant: (n, V, T) order of the clip's frames, or None for their own} of a split; of
+    SCUFO (n, 1, T), see static_orders.
 
     The variants: the split as it is, "masked" where that is asked for, "scufo-NAME" of
     "scuba-NAME", "shuffled-0" and so on of "test"."""
@@ -518,7 +548,8 @@ def batches(run, name, videos, args, change=None):
             f"{name}: none of {len(videos)} videos can be read, first {videos.full(0)}; --root?"
         )
     if unreadable:
-        print(f"{run.name} {name}: cannot be read: {', '.join(unreadable)}", file=sys.stderr)
+        names = common.shortened(unreadable)
+        common.warn(f"{run.name} {name}: {len(unreadable)} videos cannot be read: {names}")
 
 
 class Predictions(NamedTuple):
@@ -966,7 +997,8 @@ def measure(run, args, stem):
     for split, videos in data.splits.items():
         counts[split] = [len(videos) - len(outcomes.unreadable[split]), len(videos)]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(f"{stem}.npz", classes=np.array(run.classes), **outcomes.arrays)
+    with common.whole(f"{stem}.npz") as part, part.open("wb") as file:
+        np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
     return dict(
         checkpoint=str(run.path),
         name=run.name,
@@ -1028,9 +1060,6 @@ GROUPS = {
     ],
     "time": [Metric("shuffled", "shuffled"), Metric("log_ratio", "log ratio ↑", 2)],
 }
-
-# Student's t for a two-sided 95 % interval, 1 to 9 degrees of freedom
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def row_name(names):
@@ -1103,16 +1132,40 @@ def figure(row, metric):
     return text
 
 
+def t_share(t, freedom):
+    """P(-t < T < t) of Student's T: for whole degrees of freedom a finite sum (Abramowitz and
+    Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / freedom**0.5)
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= k / (k + 1) * math.cos(angle) ** 2
+    total *= math.sin(angle)
+    if odd:
+        return (angle + total) * 2 / math.pi
+    return total
+
+
+def t95(freedom):
+    """Student's t for a two-sided 95 % interval, by bisection"""
+    low, high = 1.0, 20.0
+    while high - low > 1e-9:
+        t = (low + high) / 2
+        if t_share(t, freedom) < 0.95:
+            low = t
+        else:
+            high = t
+    return low
+
+
 def paired_difference(a, b):
     """(S,) figures of two configurations at the same S >= 2 seeds -> mean of a - b, half its 95 % t
     interval"""
     d = np.asarray(a) - np.asarray(b)
-    freedom = len(d) - 1
-    if freedom <= len(T95):
-        t = T95[freedom - 1]
-    else:
-        t = 1.96 + 2.5 / freedom  # to 0.01
-    return float(d.mean()), float(t * d.std(ddof=1) / len(d) ** 0.5)
+    half = t95(len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
+    return float(d.mean()), float(half)
 
 
 def difference(row, metric, first):
@@ -1290,7 +1343,8 @@ def evaluate(args):
 
 
 def write_json(file, content):
-    Path(file).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with common.whole(file) as part:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 # ---- `bias`: scene representation bias of a data set, SDN Eq. (1) --------------------------------
@@ -1400,8 +1454,9 @@ def bias(args):
     most_frequent = np.bincount(test.labels).max() / n
     resampled = bootstrap(hits, video_names(test.paths), args.seed)
     # ln 0 is no number.
-    b_scene = scene_representation_bias(np.maximum(hits.mean(), 0.5 / n), most_frequent)
-    errors = scene_representation_bias(np.maximum(resampled, 0.5 / n), most_frequent)
+    accuracy = max(hits.mean(), 0.5 / n)
+    chance = 1 / num_classes
+    errors = scene_representation_bias(np.maximum(resampled, 0.5 / n), chance)
     phi = f"{kind} ({x.shape[1]})"
     if kind == "probabilities":
         phi = f"log-{phi}"
@@ -1409,9 +1464,10 @@ def bias(args):
         phi_scene=phi,
         videos=[len(train), n],
         accuracy=100 * float(hits.mean()),
-        chance=100 / num_classes,
+        chance=100 * chance,
         most_frequent=100 * float(most_frequent),
-        b_scene=float(b_scene),
+        b_scene=float(scene_representation_bias(accuracy, chance)),
+        b_scene_most_frequent=float(scene_representation_bias(accuracy, most_frequent)),
         plus_minus=float(errors.std(ddof=1)),
     )
     print_bias(figures, f"{args.train} to {args.test or 'its other half'}")
@@ -1427,9 +1483,10 @@ def print_bias(figures, lists):
         ["1/K", f"{figures['chance']:.1f}"],
         ["most frequent", f"{figures['most_frequent']:.1f}"],
         ["B_scene", f"{figures['b_scene']:.2f} ±{figures['plus_minus']:.2f}"],
+        ["- over most frequent", f"{figures['b_scene_most_frequent']:.2f}"],
     ]
     print(*layout(table), "", sep="\n")
-    print("B_scene = ln(accuracy / most frequent), which is 1/K on a balanced test list;")
+    print("B_scene = ln(accuracy / (1/K)), and below it ln(accuracy / most frequent);")
     print("±: standard error by bootstrap over test videos.")
 
 
@@ -1445,7 +1502,9 @@ class CamArgs:
     test: str = arg("", "list of the videos; none: that of the run's benchmark.json")
     humans: tuple = arg((), "boxes, files of `sdn.py humans`: what share of a map is inside?")
     root: str = arg("", "folder of the list's videos; default: the list's own folder")
-    split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
+    split: int = arg(
+        0, "official split of HMDB51's folder of lists; 0: the run's own", choices=(0, 1, 2, 3)
+    )
     videos: int = arg(8, "videos to draw, from the beginning of the list", low=1)
     seed: int = arg(0, "seed of the bootstrap", low=0)
     out: str = arg("cam", "folder of the pictures and of cam.json")
@@ -1673,6 +1732,7 @@ def cam(args):
         humans=args.humans,
         root=args.root,
         split=args.split,
+        allow_trained=True,
         clips=1,
         batch_size=args.batch_size,
         workers=args.workers,
@@ -1710,9 +1770,24 @@ def cam(args):
     return table
 
 
+def in_first_process(main):
+    """main(args) in the first of torchrun's processes alone; the others wait for it."""
+
+    @wraps(main)
+    def run(args):
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return main(args)
+        rank, _, _ = common.start(0, timedelta(days=7))
+        if rank == 0:
+            main(args)
+        common.total(0)
+
+    return run
+
+
 if __name__ == "__main__":
-    common.cli(
-        Args,
-        evaluate,
-        steps={"bias": (BiasArgs, bias, {"toy": BIAS_TOY}), "cam": (CamArgs, cam, {})},
-    )
+    steps = {
+        "bias": (BiasArgs, in_first_process(bias), {"toy": BIAS_TOY}),
+        "cam": (CamArgs, in_first_process(cam), {}),
+    }
+    common.cli(Args, in_first_process(evaluate), steps=steps)

@@ -83,7 +83,9 @@ from common import (
     autocast,
     broadcast,
     centre_clip,
+    checkpoint_args,
     cli,
+    each_once,
     evenly,
     existing,
     joint_entropy,
@@ -101,6 +103,7 @@ from common import (
     read_lines,
     read_list,
     read_lists,
+    restore,
     seed_step,
     start,
     test_transform,
@@ -153,7 +156,7 @@ class Args:
         high=1,
     )
     flip: float = arg(0.5, "probability of the horizontal flip; mmaction2", low=0, high=1)
-    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; ImageNet's")
+    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; ImageNet's, and mmaction2's")
     std: tuple = arg((0.229, 0.224, 0.225), "of the channels", low=1e-3)
 
     model: str = arg(
@@ -269,18 +272,13 @@ def make_data(args):
         train_list = replace(train_list, sha1=both)
     sample, val_sample = samplers(args)
     transform = train_transform(args.size, args.scale, args.flip)
-    train = Videos(train_list, sample, transform, seed=args.seed, cache=args.cache, replace=9)
+    seed = args.seed
+    cache = args.cache
+    train = Videos(train_list, sample, transform, seed, cache, max_bad=args.max_bad)
     web = None
     if web_list:
-        # The web is full of holes: almost any number of broken items in a row is passed over.
-        web = Videos(
-            web_list,
-            sample,
-            transform,
-            seed=(args.seed, 1),
-            cache=args.cache,
-            replace=max(1, min(len(web_list), 100)),
-        )
+        # The web is full of holes: any number of broken items in a row is passed over.
+        web = Videos(web_list, sample, transform, (seed, 1), cache, max_bad=1.0)
     return Data(
         train=Joint(train, web),
         val=Videos(
@@ -298,6 +296,7 @@ def read_web(args, train_list, val_list):
     """-> VideoList of the web items that exist. UserError where one of them is a training or
     validation video, or none exists."""
     web = read_list(args.web, args.web_root, "train", args.split, train_list.classes)
+    web = each_once(web, args.web)
     known = {str(train_list.full(i)) for i in range(len(train_list))}
     known |= {str(val_list.full(i)) for i in range(len(val_list))}
     doubles = [web.paths[i] for i in range(len(web)) if str(web.full(i)) in known]
@@ -509,6 +508,7 @@ def first_weights(net, args):
         rename=mmaction_key,
         drop=("data_preprocessor.",),
         fit=inflate,
+        normalisation=(args.mean, args.std),
     )
 
 
@@ -694,6 +694,11 @@ class OmniDebias(Network):
         """(N, 3, T, H, W) -> (N, D), averaged over a TSN's segments"""
         return self(clip, full=True).features.mean(1)
 
+    @property
+    def scene_head(self):
+        """The run's own scene classifier, which evaluate.py measures."""
+        return self.adversaries["scene"] if "scene" in self.adversaries else None
+
 
 def build_model(args, num_classes, heads=None):
     """-> OmniDebias of args.model, from random weights, with adversaries of `heads`, {NAME: D};
@@ -785,6 +790,8 @@ def validate(model, loader, args, device):
     for batch in loader:
         readable = batch["bad"] == 0
         unreadable += batch["index"][~readable].tolist()
+        if not readable.any():
+            continue
         clip = normalise(batch["clip"][readable].to(device), args.mean, args.std)
         label = batch["label"][readable].to(device)
         with autocast(device, args.amp):
@@ -856,7 +863,8 @@ def train(args):
 
     net = build_model(args, len(data.train.videos.classes), data.sizes())
     try_clip(net, args)
-    run = Run("omnidebias", args, data.train, data.val, heads=data.sizes())
+    labels = data.aspects.values()
+    run = Run("omnidebias", args, data.train, data.val, heads=data.sizes(), labels=labels)
     note = run.note or first_weights(net, args)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
@@ -993,10 +1001,10 @@ def teach(args):
     if not args.run:
         raise UserError("name the teacher: --run runs/omnidebias-baseline")
     saved = load_checkpoint(args.run, "omnidebias")
-    run_args = Args(**saved["args"])
+    run_args = checkpoint_args(Args, saved, args.run)
     _, _, device = start(0, timedelta(days=7))
     model = build_model(run_args, len(saved["classes"]), saved["heads"])
-    model.load_state_dict(saved["model"])
+    restore(model, saved["model"], args.run)
     model.to(device).eval()
     mixed_precision = autocast(device, args.amp)
     _, sample = samplers(run_args)
@@ -1105,6 +1113,7 @@ def select(args):
     if args.teacher:
         classes = open_labels(args.teacher).categories
     items = read_list(args.lists[0], args.root, "train", args.split, classes)
+    items = each_once(items, args.lists[0])
     if Path(args.lists[0]).with_name("classes.txt").exists():
         classes = items.classes
     facet, _ = read_hard_labels(args.labels, items.paths)

@@ -102,6 +102,7 @@ from common import (
     read_lines,
     read_lists,
     read_weights,
+    restore,
     running_statistics,
     seed_step,
     start,
@@ -149,14 +150,26 @@ class Args:
         (0.25, 1.0), "area of the random resized crop; Hara et al.: sides 1/2 to 1", low=0, high=1
     )
     flip: float = arg(0.5, "probability of the horizontal flip; Hara et al.", low=0, high=1)
-    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; the paper is silent; ImageNet's")
-    std: tuple = arg((0.229, 0.224, 0.225), "of the channels", low=1e-3)
+    mean: tuple = arg(
+        (0.485, 0.456, 0.406),
+        "of the channels; the paper is silent; ImageNet's. Weights of Hara et al. 2018 and SDN's "
+        "expect 0.4501 0.4225 0.3901, of Hara et al. 2020 0.4345 0.4051 0.3775",
+    )
+    std: tuple = arg(
+        (0.229, 0.224, 0.225),
+        "of the channels; Hara et al. 2018, SDN's 0.00392 thrice, 2020 0.2768 0.2713 0.2737",
+        low=1e-3,
+    )
 
     model: str = arg(
         "r3d_18_hara",
         "Sec. 4.2; also vgg16 (--frames 1), tiny, or a name in torchvision.models.video",
     )
     shortcut: str = arg("A", "shortcut type of r3d_18_hara; official code", choices=("A", "B"))
+    conv1_t_stride: int = arg(
+        1, "stride in time of r3d_18_hara's first layer: a file of weights does not tell", low=1
+    )
+    max_pool: bool = arg(True, "max pool of r3d_18_hara: a file of weights does not tell")
     weights: str = arg("none", "of the backbone: torchvision's name, a file, or none")
     init: str = arg(
         "", "checkpoint of this script to start from, scene head and all; instead of --weights"
@@ -226,6 +239,7 @@ class Data:
     val: Videos
     scenes: torch.Tensor | None  # (n, M) of the training videos; a row of zeros: none
     val_scenes: torch.Tensor | None
+    boxes: Boxes | None
 
 
 def make_data(args):
@@ -239,9 +253,11 @@ def make_data(args):
         labels = read_scenes(args, train_list.paths + val_list.paths)
         scenes = labels[: len(train_list)]
         val_scenes = labels[len(train_list) :]
+    boxes = None
     change = None
     if args.w_ent:
-        change = partial(mask_humans, boxes=read_boxes(args, train_list.paths))
+        boxes = read_boxes(args, train_list.paths)
+        change = partial(mask_humans, boxes=boxes)
     return Data(
         train=Videos(
             train_list,
@@ -249,7 +265,7 @@ def make_data(args):
             train_transform(args.size, args.scale, args.flip),
             seed=args.seed,
             cache=args.cache,
-            replace=9,
+            max_bad=args.max_bad,
             change=change,
         ),
         val=Videos(
@@ -261,6 +277,7 @@ def make_data(args):
         ),
         scenes=scenes,
         val_scenes=val_scenes,
+        boxes=boxes,
     )
 
 
@@ -354,14 +371,14 @@ class SDN(Network):
 
 
 class Stem(nn.Sequential):
-    """conv1 and bn1 of Hara et al. 2018: 7 x 7 x 7, stride 1 in time, then a max pool."""
+    """conv1 and bn1 of Hara et al.: 7 x 7 x 7, stride 1 in time in 2018, then a max pool."""
 
-    def __init__(self):
+    def __init__(self, t_stride, max_pool):
         super().__init__(
-            nn.Conv3d(3, 64, 7, (1, 2, 2), 3, bias=False),
+            nn.Conv3d(3, 64, 7, (t_stride, 2, 2), 3, bias=False),
             nn.BatchNorm3d(64),
             nn.ReLU(inplace=True),
-            nn.MaxPool3d(3, 2, 1),
+            nn.MaxPool3d(3, 2, 1) if max_pool else nn.Identity(),
         )
 
 
@@ -383,7 +400,8 @@ def build_model(args, num_classes):
         # G(x), the input of the head, is fc7.
         backbone = torchvision.models.vgg16()
     elif args.model == "r3d_18_hara":
-        backbone = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [2, 2, 2, 2], Stem)
+        stem = partial(Stem, args.conv1_t_stride, args.max_pool)
+        backbone = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [2, 2, 2, 2], stem)
         if args.shortcut == "A":
             for layer in (backbone.layer2, backbone.layer3, backbone.layer4):
                 layer[0].downsample = ShortcutA()
@@ -416,23 +434,40 @@ def hara_key(key):
 
 def first_weights(net, args, classes):
     """Load what --init or --weights name. -> what was done, in words"""
+    if not args.init and args.model == "r3d_18_hara" and args.weights != "none":
+        return hara_weights(net, args)
     if not args.init:
-        rename = hara_key if args.model == "r3d_18_hara" else None
-        # The official SDN's two other heads.
-        heads = ("place_mlp", "hm_mlp")
-        return load_weights(net, args.weights, args.model, rename=rename, drop=heads)
+        return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
     # --init stands for the weights that the toy preset names.
     if args.weights not in ("none", TOY["weights"]):
         raise UserError(f"--init {args.init}: replaces --weights: give one of the two")
     saved = load_checkpoint(args.init, "sdn")
     if saved["classes"] != classes:
         raise UserError(f"--init {args.init}: a run on other classes")
-    try:
-        net.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--init {args.init}: another model, {reason}") from None
+    restore(net, saved["model"], f"--init {args.init}")
     return f"all of {args.init}, epoch {saved['epoch']}"
+
+
+def hara_weights(net, args):
+    """Load a file of Hara et al., or of the official SDN without its two other heads. -> what was
+    done, in words"""
+    try:
+        note = load_weights(
+            net,
+            args.weights,
+            args.model,
+            rename=hara_key,
+            drop=("place_mlp", "hm_mlp"),
+            normalisation=(args.mean, args.std),
+        )
+    except UserError as error:
+        if "downsample" not in str(error):
+            raise
+        raise UserError(f"{error}: the file may be of the other --shortcut, A or B") from None
+    known = ((0.4501, 0.4225, 0.3901), (0.4345, 0.4051, 0.3775))
+    if "expects" not in note and args.mean not in known:
+        note += ", which may expect another --mean and --std, see --help"
+    return note
 
 
 # ---- Losses --------------------------------------------------------------------------------------
@@ -555,6 +590,8 @@ def validate(model, loader, scenes, args, device):
     for batch in loader:
         readable = batch["bad"] == 0
         unreadable += batch["index"][~readable].tolist()
+        if not readable.any():
+            continue
         clip = normalise(batch["clip"][readable].to(device), args.mean, args.std)
         label = batch["label"][readable].to(device)
         with autocast(device, args.amp):
@@ -656,7 +693,7 @@ def train(args):
 
     net = build_model(args, len(data.train.videos.classes))
     try_clip(net, args)
-    run = Run("sdn", args, data.train, data.val)
+    run = Run("sdn", args, data.train, data.val, labels=(data.scenes, data.val_scenes, data.boxes))
     note = run.note or first_weights(net, args, data.train.videos.classes)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
@@ -738,17 +775,11 @@ def load_labeller(args, module, **how):
     seed_step(0, 0)
     model = torchvision.models.get_model(args.model, weights=None, **how)
     if args.weights != "none":
-        state = {}
-        for key, value in read_weights(args.weights, args.model).items():
-            state[today_key(key)] = value
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            categories = " and its --categories" if "num_classes" in how else ""
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"--weights {args.weights}: does not fit --model {args.model}{categories}: {reason}"
-            ) from None
+        weights = read_weights(args.weights, args.model)
+        check_arch(model, weights.arch, args)
+        state = {today_key(key): value for key, value in weights.state.items()}
+        categories = " and its --categories" if "num_classes" in how else ""
+        restore(model, state, f"--weights {args.weights} with --model {args.model}{categories}")
     file = Path(args.weights)
     of_coco = args.weights in ("COCO_V1", "DEFAULT") or "_coco-" in file.name
     if of_coco and args.model.endswith(("rcnn_resnet50_fpn", "retinanet_resnet50_fpn")):
@@ -763,6 +794,15 @@ def load_labeller(args, module, **how):
     made["weights"] = file.name
     made["sha1"] = sha1(file.read_bytes()).hexdigest() if file.is_file() else ""
     return model.to(device).eval(), device, made
+
+
+def check_arch(model, arch, args):
+    """UserError where a file says that it is of another network. Places365's wideresnet18, whose
+    keys are ResNet-18's, is ResNet-18 without the max pool."""
+    if arch.startswith("wideresnet18") and args.model == "resnet18":
+        model.maxpool = nn.Identity()
+    elif arch and arch != args.model:
+        raise UserError(f"--weights {args.weights}: is of {arch}, not of --model {args.model}")
 
 
 def today_key(key):
@@ -784,7 +824,9 @@ class ScenesArgs(OfflineArgs):
         "resnet50", "a classifier in torchvision.models; SDN Sec. 3.2, SMAD Sec. 6.1: ResNet-50"
     )
     weights: str = arg(
-        "", "a file, or torchvision's name (for objects: IMAGENET1K_V2), or none: random"
+        "",
+        "a file, or torchvision's name (for objects: IMAGENET1K_V2), or none: random; of "
+        "wideresnet18_places365 with --model resnet18",
     )
     categories: str = arg(
         "", "file, a name a line, or categories_places365.txt; torchvision's weights have their own"

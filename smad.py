@@ -72,6 +72,7 @@ from common import (
     centre_clip,
     check_missing,
     cli,
+    each_once,
     evenly,
     load_weights,
     make_loader,
@@ -141,7 +142,7 @@ class Args:
         high=1,
     )
     flip: float = arg(0.5, "probability of the horizontal flip; mmaction2", low=0, high=1)
-    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; ImageNet's")
+    mean: tuple = arg((0.485, 0.456, 0.406), "of the channels; ImageNet's, and mmaction2's")
     std: tuple = arg((0.229, 0.224, 0.225), "of the channels", low=1e-3)
 
     model: str = arg(
@@ -272,7 +273,7 @@ def make_data(args):
             train_transform(args.size, args.scale, args.flip),
             seed=args.seed,
             cache=args.cache,
-            replace=9,
+            max_bad=args.max_bad,
         ),
         val=Videos(
             val_list,
@@ -497,6 +498,7 @@ def first_weights(net, args):
         rename=mmaction_key,
         drop=("data_preprocessor.",),
         fit=inflate,
+        normalisation=(args.mean, args.std),
     )
 
 
@@ -806,6 +808,8 @@ def validate(model, loader, data, args, device):
     for batch in loader:
         readable = batch["bad"] == 0
         unreadable += batch["index"][~readable].tolist()
+        if not readable.any():
+            continue
         clip = normalise(batch["clip"][readable].to(device), args.mean, args.std)
         label = batch["label"][readable].to(device)
         with autocast(device, args.amp):
@@ -897,7 +901,8 @@ def train(args):
 
     net = build_model(args, len(data.train.videos.classes), data.sizes())
     try_clip(net, args)
-    run = Run("smad", args, data.train, data.val, heads=data.sizes())
+    labels = [*data.aspects.values(), *data.val_aspects.values()]
+    run = Run("smad", args, data.train, data.val, heads=data.sizes(), labels=labels)
     note = run.note or first_weights(net, args)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
@@ -1065,7 +1070,7 @@ def split(args):
     if Path(args.out).exists():
         raise UserError(f"{args.out} exists: remove it, or name another folder with --out")
     shares = read_shares(args.overlap)
-    videos = read_list(args.list, args.root, "train", args.split)
+    videos = each_once(read_list(args.list, args.root, "train", args.split), args.list)
     facets = read_facets(args.labels, videos.paths)
     labelled = np.all([facet >= 0 for facet in facets.values()], 0)
     if not labelled.any():

@@ -98,7 +98,7 @@ def fails(capsys, words, out=None, script=albar):
     assert stopped.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     if out:
-        assert not list(Path(out).glob("*.part"))  # nothing half-written
+        assert not list(Path(out).glob("*.part-*"))  # nothing half-written
     return lines[0]
 
 

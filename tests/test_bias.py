@@ -552,12 +552,14 @@ def test_b_scene_of_known_lists(
     assert table["phi_scene"] == ("features (4)" if features else "log-probabilities (4)")
     n = test.sum()
     assert table["videos"] == f"{train.sum()} to {n}"
-    # Each scene is taken for its action; chance is the most frequent action of the test list.
+    # Each scene is taken for its action. The paper's chance is 1/K.
     assert table["accuracy"] == f"{100 * right:.1f}"
     assert table["1/K"] == "25.0"
     assert table["most frequent"] == f"{100 * chance:.1f}"
     value, error = map(float, table["B_scene"].split(" ±"))
-    assert value == pytest.approx(math.log(right / chance), abs=0.005)
+    assert value == pytest.approx(math.log(right / 0.25), abs=0.005)
+    over_most_frequent = float(table["- over most frequent"])
+    assert over_most_frequent == pytest.approx(math.log(right / chance), abs=0.005)
     assert error == pytest.approx(((1 - right) / right / n) ** 0.5, rel=0.15)  # of ln p
 
 
@@ -776,7 +778,7 @@ def test_pictures_without_boxes_and_without_a_broken_video(planted, look, capsys
     content = json.loads(Path("cam/cam.json").read_text())
     assert content["table"] == [] and "|" not in printed.out
     assert list(content["videos"]) == ["v/v00", "v/v02"]
-    assert "cannot be read: v/v01" in printed.err
+    assert "1 videos cannot be read: v/v01" in printed.err
     assert len(list(Path("cam").glob("*.png"))) == 2
 
 

@@ -114,18 +114,23 @@ def test_shuffles_are_seeded_and_never_the_identity(frames):
         assert (evaluate.shuffled_orders(PATHS, 3, frames, 1, 0) != orders).any()
 
 
-def test_static_clip_is_a_frame_of_its_own_clip():
+def test_static_clip_is_one_frame_of_the_video_whatever_the_clips():
     orders = evaluate.static_orders(PATHS, 2, 8, 0)
-    assert orders.shape == (40, 2, 8)
+    assert orders.shape == (40, 1, 8)
     assert (orders == orders[..., :1]).all()
-    assert set(orders[..., 0].ravel()) == set(range(8))
+    assert set(orders[..., 0].ravel()) <= set(range(16)) > set(range(8))
+    assert orders.max() > 7  # of the second clip too
     assert (evaluate.static_orders(PATHS[::-1], 2, 8, 0) == orders[::-1]).all()
     shuffled = evaluate.shuffled_orders(PATHS, 2, 8, 0, 0)
     clip = torch.randint(0, 256, (40, 2, 3, 8, 5, 4), dtype=torch.uint8)
-    for order in (orders, shuffled):
-        moved = evaluate.reorder(clip, torch.from_numpy(order))
-        for i in range(40):
-            assert torch.equal(moved[i, 1], clip[i, 1][:, order[i, 1]])
+    moved = evaluate.reorder(clip, torch.from_numpy(shuffled))
+    still = evaluate.reorder(clip, torch.from_numpy(orders))
+    assert still.shape == (40, 1, 3, 8, 5, 4)
+    for i in range(40):
+        assert torch.equal(moved[i, 1], clip[i, 1][:, shuffled[i, 1]])
+        place, t = divmod(orders[i, 0, 0], 8)
+        for shown in still[i, 0].unbind(1):
+            assert torch.equal(shown, clip[i, place, :, t])
 
 
 # ---- Columns of the table ------------------------------------------------------------------------
@@ -167,19 +172,35 @@ def test_seeds_of_one_configuration_share_a_column():
 
 def test_configuration_of_a_run():
     flags = {"lr": 1, "seed": 0, "out": "x", "weights": "none"}
-    first = evaluate.Checkpoint(Path("a/last.pt"), "albar", flags, ["a"], 3, 30, "", None)
+    base = evaluate.Checkpoint(
+        path=Path("a/last.pt"),
+        method="albar",
+        args=flags,
+        classes=["a"],
+        epoch=3,
+        step=30,
+        list_sha1="",
+        trained_on=set(),
+        root="",
+        model=None,
+    )
 
     def config(path="a/last.pt", step=30, **change):
-        return replace(first, path=Path(path), step=step, args=flags | change).config
+        return replace(base, path=Path(path), step=step, args=flags | change).config
 
     assert config() == config(seed=1, out="y", workers=3)
     assert len({config(), config(lr=2), config(step=25), config("a/best.pt")}) == 4
     # Whichever epoch was best.
     assert config("a/best.pt", 20) == config("b/best.pt", 30)
-    # Each seed from its own first stage.
-    from_seed = config(weights="runs/plain-s1/last.pt")
+    # Each seed from its own first stage, which differs in nothing but the seed.
+    from_seed = config(weights="runs/plain-s1/last.pt", seed=1)
     assert from_seed == config(weights="runs/plain-s2/last.pt", seed=2)
-    assert from_seed != config(weights="runs/other-s1/last.pt")
+    assert from_seed != config(weights="runs/other-s2/last.pt", seed=2)
+    assert from_seed != config(weights="runs/plain-s1/last.pt", seed=2)
+    for name in ("runs/lam1-s{}/last.pt", "runs/w-0.{}/last.pt", "runs/e{}/last.pt"):
+        first, second = (config(weights=name.format(seed), seed=seed) for seed in (1, 2))
+        assert (first == second) == ("-s" in name)
+    assert config(weights="runs/lam1-s1/a", seed=1) != config(weights="runs/lam2-s2/a", seed=2)
 
 
 def test_name_of_a_column():
@@ -188,6 +209,14 @@ def test_name_of_a_column():
     assert evaluate.row_name(["gp10", "gp10-1"]) == "gp10"
     assert evaluate.row_name(["w0.5-s1", "w0.5-s2"]) == "w0.5"
     assert evaluate.row_name(["x", "y"]) == "x"
+
+
+def test_t_interval_of_any_number_of_seeds():
+    """Against the tables."""
+    known = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 11: 2.2010}
+    known |= {15: 2.1314, 19: 2.0930, 24: 2.0639, 29: 2.0452, 60: 2.0003, 99: 1.9842}
+    for freedom, t in known.items():
+        assert evaluate.t95(freedom) == pytest.approx(t, abs=1e-4)
 
 
 def test_paired_differences():
@@ -218,6 +247,7 @@ class FakeArgs:
     mean: tuple = (0.0, 0.0, 0.0)
     std: tuple = (1.0, 1.0, 1.0)
     train: str = "train.txt"
+    split: int = 1
     seed: int = 0
     flip: bool = False
     epochs: int = 1
@@ -331,9 +361,10 @@ def test_figures_of_a_known_network(known, clips, batch_size):
         # The saved order is that of the frames which the network saw.
         for i in range(6):
             frames = common.uniform_clips(4 + i % 3, 4, 1, clips)
-            for variant in ("scufo-places", "shuffled-0"):
+            shown = {"scufo-places": frames.reshape(1, -1), "shuffled-0": frames}
+            for variant, of_clips in shown.items():
                 order = saved[f"{variant}/order"][i]
-                first = np.take_along_axis(frames, order, 1)[:, 0]
+                first = np.take_along_axis(of_clips, order, 1)[:, 0]
                 seen = -saved[f"{variant}/logits"][i].min(1)
                 assert seen == pytest.approx(20 * first, abs=0.01)
 
@@ -344,7 +375,7 @@ def test_unreadable_videos_are_left_out_and_named(known, capsys):
     assert row["mean"]["iid"] == 100
     printed = capsys.readouterr()
     assert "6 of 7 videos used" in " ".join(printed.out.split())
-    assert "cannot be read: test/gone" in printed.err
+    assert "known test: 1 videos cannot be read: test/gone" in printed.err
     content = json.loads((known.path / "runs/known/evaluate.json").read_text())
     assert content["checkpoint"]["broken"] == {"test": ["test/gone"]}
     assert content["checkpoint"]["videos"] == {"test": [6, 7]}
@@ -521,8 +552,11 @@ def test_bad_flags(known, monkeypatch, capsys, flags, message):
     [
         (dict(method="other"), "'other', which is none of"),
         (dict(method="sdn"), "sdn.py, which made it, is not beside evaluate.py"),
-        (dict(model={"scale": torch.ones(4)}), "not weights of fake.py's model"),
-        (dict(model={}), "not weights of fake.py's model"),
+        (
+            dict(model={"scale": torch.ones(4)}),
+            "last.pt: 1 keys do not fit the model: scale ([4], not [3])",
+        ),
+        (dict(model={}), "it has no good model"),
         (dict(model={"scale": torch.full((3,), math.nan)}), "not finite"),
         (dict(classes=["a", "b"], model={"scale": torch.ones(2)}), "test.txt"),
     ],

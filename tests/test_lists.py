@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import common
 from common import OfflineArgs, UserError, existing, listed_once, read_list, split_list, write_lists
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -60,10 +61,23 @@ def test_plain(write, tmp_path):
     assert read_list(str(file), root="/data").full(0) == Path("/data/run/a.mp4")
 
 
-def test_absolute_paths_stay_and_a_video_may_be_listed_twice(write):
-    videos = read_list(write("list.txt", "/a/b.mp4 0\nc.mp4 1\n/a/b.mp4 0\n"), root="/data")
+def test_absolute_paths_stay(write):
+    videos = read_list(write("list.txt", "/a/b.mp4 0\nc.mp4 1\n"), root="/data")
     assert videos.full(0) == Path("/a/b.mp4")
-    assert videos.labels == [0, 1, 0]
+
+
+def test_a_video_that_is_listed_again_is_used_once_in_training(write, capsys):
+    common.warn.cache_clear()
+    text = "a.mp4 1\nb/c.mp4 0\n./a.mp4 1\nb//c.mp4 0\nb/../a.mp4 1\nd.mp4 1\n"
+    file = write("list.txt", text)
+    # ARAS balances its classes so.
+    assert read_list(file).labels == [1, 0, 1, 0, 1, 1]
+    videos = common.each_once(read_list(file), file)
+    assert (videos.paths, videos.labels) == (["a.mp4", "b/c.mp4", "d.mp4"], [1, 0, 1])
+    said = capsys.readouterr().err
+    assert said == f"warning: {file}: 3 lines name a video again: each is used once\n"
+    file = write("list.txt", "a.mp4 1\n./a.mp4 0\n")
+    refused(f"{file}:2: 'a.mp4' has label 0 here and 1 at {file}:1", file)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +98,12 @@ def test_line_ends_spaces_and_marks(write, text):
 # ---- Folders of frames ---------------------------------------------------------------------------
 def test_folders_of_frames_are_told_by_the_folders_on_disk(write, tmp_path):
     file = write("scuba.txt", "v X/my clip_3 119 0\nv Y/z 60 2\nv X/my clip_3 119 0\n")
-    # Without the folders these are paths that end in a number.
-    assert read_list(file).paths == ["v X/my clip_3 119", "v Y/z 60", "v X/my clip_3 119"]
     for name in ("v X/my clip_3", "v Y/z"):
         (tmp_path / "frames" / name).mkdir(parents=True)
-    videos = read_list(file, root=tmp_path / "frames")
-    assert videos.paths == ["v X/my clip_3", "v Y/z", "v X/my clip_3"]
-    assert videos.labels == [0, 2, 0]
+        # Also where the folders are not at hand.
+        videos = read_list(file, root=tmp_path / "frames")
+        assert videos.paths == ["v X/my clip_3", "v Y/z", "v X/my clip_3"]
+        assert videos.labels == [0, 2, 0]
 
 
 def test_videos_whose_names_end_in_a_number_beside_such_folders(write, tmp_path):
@@ -342,7 +355,7 @@ def test_real_hmdb51(split):
 
 @real
 def test_real_aras():
-    videos = read_list(ANNOTATIONS / "aras" / "aras_test_balance.txt")
+    videos = read_list(ANNOTATIONS / "aras" / "aras_test_balance.txt", part="test")
     assert (len(videos), len(set(videos.labels))) == (1038, 104)
     assert sorted(Counter(videos.labels).values()) == [8] + [10] * 103
     assert len(videos.classes) == 400
@@ -357,9 +370,9 @@ def test_real_raw_frames(tmp_path):
     absent = read_list(file)
     assert len(absent) == 200
     for path in absent.paths:
-        (tmp_path / path.rpartition(" ")[0]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
     videos = read_list(file, root=tmp_path)
-    assert videos.labels == absent.labels
+    assert (videos.paths, videos.labels) == (absent.paths, absent.labels)
     assert all(videos.full(i).is_dir() for i in range(200))
 
 

@@ -837,7 +837,14 @@ def test_released_weights_of_hara_give_their_logits(released, shortcut):
     names = set(load(file)["state_dict"])
     assert ("module.layer2.0.downsample.0.weight" in names) == (shortcut == "B")
     net, note = load_hara(file, shortcut=shortcut)
-    assert note == f"{len(names)} tensors from {file}, stripped module."
+    # Nothing in the file says which --mean and --std it was trained with.
+    what = f"{len(names)} tensors from {file}, stripped module."
+    assert note == f"{what}, which may expect another --mean and --std, see --help"
+    _, note = load_hara(file, shortcut=shortcut, mean=(0.4501, 0.4225, 0.3901))
+    assert note == what
+    other = "B" if shortcut == "A" else "A"
+    with pytest.raises(UserError, match="downsample.*may be of the other --shortcut, A or B"):
+        load_hara(file, shortcut=other)
     clip = torch.randn(2, 3, 9, 50, 52)  # sizes that do not halve evenly
     with torch.no_grad():
         ours = net(clip)
@@ -854,7 +861,7 @@ def test_official_checkpoint_s_own_heads_are_left_out_and_said(released, tmp_pat
         heads[f"module.{head}.p_last_fc.weight"] = torch.zeros(365, 512)
     torch.save({"state_dict": saved["state_dict"] | heads}, tmp_path / "sdn.pth")
     net, note = load_hara(tmp_path / "sdn.pth", 8, scene_labels="soft")
-    assert "left out hm_mlp, place_mlp" in note
+    assert "left out 4 tensors, first place_mlp.0.fc.weight" in note
     assert "new head of 8 classes for one of 400" in note
     kernel = saved["state_dict"]["module.layer4.1.conv2.weight"]
     assert torch.equal(net.backbone.layer4[1].conv2[0].weight, kernel)
@@ -912,7 +919,10 @@ def test_weights_go_to_albar_without_the_scene_head_and_back(trained, tmp_path):
     saved = weights(trained)
     net = albar.build_model(albar.Args(model="tiny"), 8)
     note = common.load_weights(net, trained, "tiny")
-    assert note == f"{len(saved)} tensors from {trained}, left out scene_head"
+    assert (
+        note
+        == f"{len(saved)} tensors from {trained}, left out 8 tensors, first scene_head.0.weight"
+    )
     assert same(dict(net.state_dict()), saved)
     other = albar.build_model(albar.Args(model="tiny"), 5)
     note = common.load_weights(other, trained, "tiny")
@@ -931,8 +941,16 @@ def test_init_takes_everything(trained, flags):
     assert sdn.first_weights(net, args, ACTIONS) == f"all of {trained}, epoch 1"
     assert same(dict(net.state_dict()), dict(load(trained)["model"]))
     for change, classes, message in (
-        (dict(num_scenes=23), ACTIONS, "another model, .*size mismatch"),
-        (dict(scene_labels="none"), ACTIONS, "another model, .*scene_head"),
+        (
+            dict(num_scenes=23),
+            ACTIONS,
+            r"do not fit the model: scene_head.6.bias \(\[24\], not \[23\]\)",
+        ),
+        (
+            dict(scene_labels="none"),
+            ACTIONS,
+            r"do not fit the model: scene_head.0.bias \(unknown\)",
+        ),
         ({}, ACTIONS[1:], "other classes"),
         ({}, ACTIONS[::-1], "other classes"),
     ):

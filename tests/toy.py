@@ -31,6 +31,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import secrets
 import shutil
 import sys
 from contextlib import contextmanager
@@ -411,8 +412,8 @@ def draw_world(folder, seed, share=1.0):
 @contextmanager
 def workplace(target):
     """A temporary folder beside `target`, for what `publish` then gives its name: nothing that is
-    half made ever has it. The process's number keeps two at the same work apart."""
-    folder = target.with_name(f"{target.name}.part{os.getpid()}")
+    half made ever has it. Its random name keeps two at the same work apart."""
+    folder = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
     folder.mkdir(parents=True)
     try:
         yield folder
