@@ -1270,7 +1270,7 @@ def open_array(file, mode, shape):
     n, m = shape
     try:
         array = np.lib.format.open_memmap(file, mode)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # numpy raises what broken bytes lead it to
         raise UserError(f"{file}: cannot read it: {error}") from None
     is_fit = array.ndim == 2 and len(array) == n and m in (None, array.shape[1])
     if not is_fit or array.dtype.kind != "f":
@@ -1803,16 +1803,14 @@ def save_checkpoint(path, **content):
 def restore(part, state, file):
     """part.load_state_dict(state) of a network, an optimiser, ... UserError where it does not
     fit."""
-    if isinstance(part, nn.Module):
-        wrong = differing_keys(part.state_dict(), state)
-        if wrong:
-            raise UserError(
-                f"{file}: {len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
-            )
     try:
         part.load_state_dict(state)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file}: does not fit: {error}") from None
+        reason = f"does not fit: {error}"
+        if isinstance(part, nn.Module):
+            wrong = differing_keys(part.state_dict(), state)
+            reason = f"{len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
+        raise UserError(f"{file}: {reason}") from None
 
 
 def hash_paths(paths):
@@ -1888,9 +1886,13 @@ def read_weights_file(file):
     normalisation = ()
     args = saved.get("args")
     # One of these scripts' checkpoints.
-    if isinstance(args, dict) and "mean" in args and "std" in args:
+    if isinstance(args, dict) and is_triple(args.get("mean")) and is_triple(args.get("std")):
         normalisation = (args["mean"], args["std"])
     return Weights(saved[filled[0]], arch if isinstance(arch, str) else "", normalisation)
+
+
+def is_triple(value):
+    return isinstance(value, tuple) and [type(x) for x in value] == [float] * 3
 
 
 def is_state_dict(value):

@@ -46,7 +46,7 @@ SILENT in the paper, for which there is no official code
       new order each time. No resampling by class, no mixup.
   S4  An image is repeated over a clip's frames; of a TSN's segments the first alone is computed. A
       web item that cannot be read gives its place to the next that can.
-  S5  The recipe is smad.py's; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4),
+  S5  The recipe is smad.py's, with its SILENT rows; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4),
       divided by two.
 """
 
@@ -1101,7 +1101,8 @@ def select(args):
 
     Writes OUT/bias.txt, mid.txt, unbias.txt (the rarest scenes: what OmniDebias trains on),
     rand.txt (a random third), all.txt. Items that cannot be read, or have no label, are left out
-    and counted.
+    and counted. For a re-distributed split such as K200db the teacher must be trained on the
+    split's own training list: another one has seen videos that it holds out.
     """
     if len(args.lists) != 1 or not args.labels:
         raise UserError("name one list of web items, and --labels FOLDER, their scenes")

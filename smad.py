@@ -38,8 +38,10 @@ SILENT in the paper, for which there is no official code
       labels adds nothing.
   S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm; the score's convolution
       starts at zero. It belongs to Theta: it gets the reversed gradients too.
-  S6  TSN at test averages the softmax of its 25 frames, each the middle of a part. The split: see
-      `split --help`.
+  S6  TSN at test averages the softmax of its 25 frames, each the middle of a part: at some lengths
+      a frame beside mmaction2's. The split: see `split --help`.
+  S7  Warm-up begins at 1/(its steps), mmaction2's at a tenth. Crops are random resized ones, where
+      its TSN has MultiScaleCrop. Videos shorter than a clip loop.
 """
 
 import math

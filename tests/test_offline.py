@@ -289,11 +289,7 @@ def test_bad_input_to_scenes(places, clips, tmp_path, capsys):
         (dict(categories=""), [clips], "give --weights and --categories"),
         (dict(weights=""), [clips], "give --weights and --categories"),
         (dict(weights="no.pth"), [clips], "no.pth: no such file, nor resnet18's in torchvision"),
-        (
-            dict(model="resnet34"),
-            [clips],
-            "is of resnet18, not of --model resnet34",
-        ),
+        (dict(model="resnet34"), [clips], "is of resnet18, not of --model resnet34"),
         (dict(max_bad=0.1), [clips], "1 of 8 videos do not exist, first .*gone.mp4: check --root"),
         (dict(size=40), [clips], "--resize 36 is less than --size 40"),
         (dict(model="vit_b_32", weights="none"), [clips], "--model vit_b_32 takes no --size 32"),
