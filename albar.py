@@ -44,7 +44,7 @@ SILENT in the paper
       network and bank of Li et al. 2023.
   S5  Warm-up starts at 1/(its steps), the cosine ends at 0, step by step; an epoch's last, smaller
       batch is left out.
-  S6  Videos shorter than a clip loop (official code: half the stride, then the last frame repeated).
+  S6  Videos shorter than a clip loop (official code: half the stride, then the last frame again).
       The official probability of 0.75 is StillMix's alone; here it is every augmentation's.
 """
 

@@ -46,8 +46,8 @@ SILENT in the paper, for which there is no official code
       new order each time. No resampling by class, no mixup.
   S4  An image is repeated over a clip's frames; of a TSN's segments the first alone is computed. A
       web item that cannot be read gives its place to the next that can.
-  S5  The recipe is smad.py's, with its SILENT rows; MAAT's aspects are scene and object, with 0.5 of Eq. (3) and of (4),
-      divided by two.
+  S5  The recipe is smad.py's, with its SILENT rows; MAAT's aspects are scene and object, with 0.5
+      of Eq. (3) and of (4), divided by two.
 """
 
 import json

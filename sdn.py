@@ -50,8 +50,8 @@ SILENT in the paper
   S6  The detector sees each 8th frame; those between take the boxes of both neighbours. Both halves
       of an iteration share one optimiser, its momentum and weight decay. vgg16's G(x) is fc7 after
       ReLU and dropout.
-  S7  Videos shorter than a clip loop. Crops have aspect ratios of 3/4 to 4/3, torchvision's (Hara et
-      al.: square).
+  S7  Videos shorter than a clip loop. Crops have aspect ratios of 3/4 to 4/3, torchvision's (Hara
+      et al.: square).
 """
 
 import json

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+from functools import partial
 from pathlib import Path
 
 import av
@@ -16,26 +17,24 @@ from torch import nn
 import albar
 import common
 import evaluate
+import omnidebias
 import sdn
+import smad
 from common import UserError, num_frames, read_clip, read_list
 from conftest import argv, ended, fails, python
 
 
 # ---- What is read --------------------------------------------------------------------------------
-def write_video(path, colours, size=32, cover=None, second=None):
-    """An MP4 of frames of one grey each; a cover or a second video stream of another grey."""
+def write_video(path, greys):
+    """An MP4 of frames of one grey each."""
     with av.open(str(path), "w") as video:
-        streams = [(video.add_stream("libx264", rate=8), colours)]
-        if second is not None:
-            streams.append((video.add_stream("libx264", rate=8), second))
-        for stream, _ in streams:
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-        for stream, greys in streams:
-            for grey in greys:
-                image = np.full((size, size, 3), grey, np.uint8)
-                video.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-            video.mux(stream.encode())
+        stream = video.add_stream("libx264", rate=8)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for grey in greys:
+            image = np.full((32, 32, 3), grey, np.uint8)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        video.mux(stream.encode())
     return path
 
 
@@ -56,6 +55,38 @@ def test_a_cover_is_no_video(tmp_path):
     path = write_cover(tmp_path / "song.mp4")
     with pytest.raises(UserError, match="song.mp4: it has no video stream"):
         num_frames(path)
+
+
+def test_of_two_streams_the_default_one_is_read(tmp_path):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as video:
+        streams = [video.add_stream("libx264", rate=8) for _ in range(2)]
+        for stream in streams:
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+        streams[0].disposition = av.stream.Disposition.comment
+        streams[1].disposition = av.stream.Disposition.default
+        for stream, greys in zip(streams, ([0, 0], [200, 200, 200]), strict=True):
+            for grey in greys:
+                image = np.full((32, 32, 3), grey, np.uint8)
+                video.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            video.mux(stream.encode())
+    assert num_frames(path) == 3
+    assert read_clip(path, [0])[0, 16, 16, 0] == pytest.approx(200, abs=3)
+
+
+def test_max_bad_alone_decides_how_many_in_a_row_may_be_broken(tmp_path):
+    paths = [f"{i}.png" for i in range(30)]
+    for path in paths[:20]:
+        (tmp_path / path).write_bytes(b"half downloaded")
+    for path in paths[20:]:
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    videos = common.VideoList(paths, [0] * 20 + [1] * 10, ["a", "b"], tmp_path, "", "")
+    transform = common.test_transform(8, 8)
+    item = common.Videos(videos, partial(common.evenly, frames=1), transform, max_bad=0.7)[0]
+    assert (item["index"], item["video"], item["label"], item["bad"]) == (0, 20, 1, 1)
+    with pytest.raises(UserError, match=r"16 of 30 videos cannot be read \(--max-bad 0.5\)"):
+        common.Videos(videos, partial(common.evenly, frames=1), transform, max_bad=0.5)[0]
 
 
 def frames_in(folder, names):
@@ -178,6 +209,26 @@ def test_classes_without_a_training_video_are_named(flags, world, capsys):
     names = (world / "classes.txt").read_text().split("\n")
     said = capsys.readouterr().err
     assert f"1 of 8 classes have no training video (labels count from 0): {names[0]}" in said
+
+
+def test_the_combination_shows_its_adversary():
+    args = omnidebias.Args(**omnidebias.TOY | dict(smad=True, aspect=("scene=x",)))
+    net = omnidebias.build_model(args, 8, {"scene": 24, "object": 5})
+    assert net.scene_head is net.adversaries["scene"]
+    assert omnidebias.build_model(args, 8, {"object": 5}).scene_head is None
+
+
+def test_saar_is_not_lost_to_compile_after_another_network():
+    clip = torch.rand(1, 3, 8, 32, 32)
+    plain = albar.build_model(albar.Args(**albar.TOY), 8)
+    torch.compile(plain, backend="eager")(clip)
+    net = smad.build_model(smad.Args(**smad.TOY), 8).eval()
+    compiled = torch.compile(net, backend="eager")
+    before = compiled(clip)
+    nn.init.normal_(net.saar.score.weight)
+    after = compiled(clip)
+    torch.testing.assert_close(after, net(clip))
+    assert not torch.allclose(after, before)
 
 
 def test_validation_on_training_videos(flags, capsys):
