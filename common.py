@@ -777,7 +777,8 @@ def read_plain(path, lines, root):
         row = Row(place, *split_label(place, text))
         folder, _, frames = row.path.rpartition(" ")
         # A path may end in a number too: what lies on disk tells.
-        if folder and frames.isdecimal() and not os.path.exists(root / row.path):
+        is_count = frames.isdecimal() and len(frames) < 10
+        if folder and is_count and not os.path.exists(root / row.path):
             counts[len(rows)] = (folder.strip(), int(frames))
         rows.append(row)
     check_frame_rows(root, rows, counts)
@@ -1480,7 +1481,7 @@ def read_boxes_line(place, text):
         video is not None
         and isinstance(video.path, str)
         and type(video.every) is int
-        and video.every > 0
+        and 0 < video.every < 10**6
         and frames.ndim == 1
         and frames.dtype.kind == "i"
         and (frames >= 0).all()
@@ -1759,6 +1760,8 @@ def load_checkpoint(path, method=None):
         wrong.append("classes")
     if not wrong and not is_state_dict(saved["model"]):
         wrong.append("model")
+    if not wrong and not all(isinstance(name, str) for name in saved["args"]):
+        wrong.append("args")
     if wrong:
         raise UserError(
             f"{path}: not a checkpoint of these scripts: it has no good {', '.join(wrong)}"
@@ -1779,7 +1782,8 @@ def checkpoint_args(Args, saved, path):
             is_fit = all(type(part) in kinds for part in value)
         choices = f.metadata.get("choices")
         if not is_fit or (choices and value not in choices):
-            raise UserError(f"{path}: its flag {f.name} cannot be {value!r}")
+            shown = one_line(repr(value))[:60]
+            raise UserError(f"{path}: its flag {f.name} cannot be {shown}")
         try:
             check_range(f, value)
         except UserError as error:
@@ -1805,10 +1809,10 @@ def restore(part, state, file):
     fit."""
     try:
         part.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"does not fit: {error}"
-        if isinstance(part, nn.Module):
-            wrong = differing_keys(part.state_dict(), state)
+        wrong = differing_keys(part.state_dict(), state) if isinstance(part, nn.Module) else {}
+        if wrong:
             reason = f"{len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
         raise UserError(f"{file}: {reason}") from None
 
@@ -1901,6 +1905,7 @@ def is_state_dict(value):
         isinstance(value, dict)
         and len(value) > 0
         and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+        and all(v.layout == torch.strided and v.device.type == "cpu" for v in value.values())
     )
 
 
@@ -1943,7 +1948,8 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisa
             if theirs[name].shape != value.shape:
                 fitted.append(key)
         if name == "head.weight":
-            theirs[name] = value.flatten(1)  # of s3d, a 1 x 1 x 1 convolution
+            # Of s3d it is a 1 x 1 x 1 convolution.
+            theirs[name] = value.flatten(1) if value.ndim > 2 else value
     notes = []
     if left_out:
         notes.append(f"left out {len(left_out)} tensors, first {left_out[0]}")
@@ -2118,7 +2124,7 @@ class Run:
         self.lock()
         changed = []
         for name, value in self.fixed["args"].items():
-            if name not in MAY_CHANGE and saved["args"].get(name) != value:
+            if name not in MAY_CHANGE and not equal(saved["args"].get(name), value):
                 changed.append(name)
         for name, what in MUST_AGREE.items():
             if not equal(saved.get(name), self.fixed[name]):
@@ -2130,7 +2136,7 @@ class Run:
             )
         parts = ("optimizer", "scheduler", "scaler", "extra", "best")
         wrong = [name for name in parts if type(saved.get(name)) is not dict]
-        if not wrong and "val/accuracy" not in saved["best"]:
+        if not wrong and not isinstance(saved["best"].get("val/accuracy"), float):
             wrong.append("best")
         if not 0 <= saved["step"] <= self.args.epochs * self.steps_per_epoch:
             wrong.append(f"step ({saved['step']})")

@@ -216,10 +216,12 @@ def load_run(path):
         sizes.append(saved["heads"])
     try:
         model = script.build_model(args, *sizes).eval()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{path}: no model has such heads: {saved['heads']}: {error}") from None
     common.restore(model, saved["model"], path)
-    trained_on = saved.get("train_paths")
+    trained_on = set()
+    if common.is_state_dict({"train_paths": saved.get("train_paths")}):
+        trained_on = set(saved["train_paths"].flatten().tolist())
     return Checkpoint(
         path=path,
         method=saved["method"],
@@ -228,7 +230,7 @@ def load_run(path):
         epoch=saved["epoch"],
         step=saved["step"],
         list_sha1=saved.get("list_sha1", ""),
-        trained_on=set(trained_on.tolist()) if torch.is_tensor(trained_on) else set(),
+        trained_on=trained_on,
         root=str(saved.get("root")),
         model=model,
     )
@@ -307,7 +309,7 @@ def read_benchmark(run):
         benchmark = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{run.path}: no {file}: name its test list with --test LIST") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot read it: {error}") from None
     if not isinstance(benchmark, dict) or "test" not in benchmark:
         raise UserError(f'{file}: expected an object with at least a "test" list')

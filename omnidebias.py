@@ -955,11 +955,14 @@ def clips(args):
             positive = video["positive_clip_inds"]
             different = len(set(positive)) == len(positive)
             inside = all(0 <= i < video["num_clips"] for i in positive)
-            if not different or not inside or video["label"] < 0:
-                raise ValueError(video["video_dir"])
+            numbers = [video["label"], *positive]
+            whole = all(type(number) is int for number in numbers)
+            named = "\n" not in video["video_dir"] and video["video_dir"].isprintable()
+            if not different or not inside or not whole or not named or video["label"] < 0:
+                raise ValueError(repr(video["video_dir"]))
             for i in positive:
                 lines.append(f"{video['video_dir']}/part_{i}.mp4 {int(video['label'])}\n")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected OmniSource's `video label clips positive positive ...` a line, or "
             f"[{{video_dir, label, num_clips, positive_clip_inds}}, ...]: {error}"

@@ -1,164 +1,629 @@
-"""Some thousands of broken inputs, seeded: each is read, or refused with a UserError; no traceback
-of another kind."""
+"""Bad input gets one clear line, and never a traceback: files of every kind that the scripts read,
+changed at random in thousands of seeded ways, are read, or refused by a UserError of one line."""
 
+import copy
 import io
 import json
+import shutil
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import albar
 import common
 import evaluate
-from common import UserError
+import omnidebias
+import sdn
+import smad
 
-INSERTED = [b"nan", b"1e999", b"-1", b"null", b"\0", b"[", b'"', b"99999999999999", b"\xff", b"\n"]
-STRANGE = [None, 3, -1, 10**9, 1.5, "x", [], {}, {"a": 1}, True, (1, 2), float("nan")]
-
-
-def mutate(content, rng):
-    """Up to three changes of some bytes: one flipped, some lost, put in or doubled, the end cut."""
-    content = bytearray(content)
-    for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(len(content) + 1))
-        kind = rng.integers(5)
-        if kind == 0 and place < len(content):
-            content[place] = rng.integers(256)
-        elif kind == 1:
-            del content[place : place + int(rng.integers(1, 20))]
-        elif kind == 2:
-            content[place:place] = INSERTED[rng.integers(len(INSERTED))]
-        elif kind == 3:
-            del content[place:]
-        elif kind == 4:
-            content[place:place] = content[:place][-30:]
-    return bytes(content)
+# numpy and torch warn of much on the way to a refusal.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def try_seeds(count, attempt):
-    """attempt(rng) for each of `count` seeds -> how many were refused"""
-    refused = 0
-    for seed in range(count):
+# ---- Trials and mutations ------------------------------------------------------------------------
+class Trials:
+    """What became of a series of inputs. All of them are tried before the test fails, so that one
+    fault does not hide another."""
+
+    def __init__(self):
+        self.accepted = 0
+        self.refused = 0
+        self.faults = {}  # {place and type: message, seed and input of the first}
+
+    @contextmanager
+    def trial(self, seed, given):
+        """What reads an input goes inside, and then what must be true of what it has read."""
         try:
-            attempt(np.random.default_rng(seed))
-        except UserError:
-            refused += 1
+            yield
+            self.accepted += 1
+        except common.UserError as error:
+            self.refused += 1
+            if "\n" in str(error):
+                self.keep_fault("of several lines", error, seed, given)
         except Exception as error:
-            pytest.fail(f"seed {seed}: {error!r}")
-    return refused
+            self.keep_fault(type(error).__name__, error, seed, given)
+
+    def keep_fault(self, what, error, seed, given):
+        # The last line of ours on the way to it, lest one fault counts as many.
+        place = "nowhere"
+        for frame in traceback.extract_tb(error.__traceback__):
+            if Path(frame.filename).is_relative_to(ROOT):
+                place = f"{Path(frame.filename).name}:{frame.lineno}"
+        fault = f"{place}: {what}"
+        text = f"{str(error)[:160]!r}\n    seed {seed}: {repr(given)[:300]}"
+        self.faults.setdefault(fault, text)
+
+    def check(self):
+        lines = [f"{fault}: {first}" for fault, first in self.faults.items()]
+        assert not lines, "\n".join([f"{len(lines)} faults", *lines])
+        # Neither is every input refused, nor does every one pass.
+        assert self.accepted > 0
+        assert self.refused > 0
 
 
-def test_lists(tmp_path):
-    file = tmp_path / "list.txt"
+def pick(rng, items):
+    """One of them; not rng.choice, which makes an array of them."""
+    return items[int(rng.integers(len(items)))]
 
-    def attempt(rng):
-        file.write_bytes(mutate(b"run/a.mp4 1\njump/b.mp4 0\nx y/c.mp4 2\n", rng))
-        videos = common.each_once(common.read_list(file), file)
-        assert 0 <= min(videos.labels) and max(videos.labels) < len(videos.classes)
-        common.existing(videos, 1.0)
 
-    assert try_seeds(1500, attempt)
+BYTES = (b"", b"\0", b"\xff", b"\n", b"\r", b" ", b"\0" * 16, b"\xff" * 8, b"\xed\xa0\x80")
+
+
+def mutate_bytes(rng, data, most=3):
+    """Flip, cut, insert, double or zero some bytes, at up to `most` places."""
+    for _ in range(rng.integers(1, most + 1)):
+        start = int(rng.integers(len(data) + 1))
+        end = min(len(data), start + int(2 ** rng.uniform(0, 7)))
+        part = data[start:end]
+        change = pick(rng, ("flip", "cut", "insert", "double", "zero", "remove"))
+        if change == "cut":
+            data = data[:start]
+            continue
+        if change == "flip":
+            part = bytes([byte ^ (1 << int(rng.integers(8))) for byte in part[:1]]) + part[1:]
+        elif change == "insert":
+            part = pick(rng, BYTES) + part
+        elif change == "double":
+            part = part + part
+        elif change == "zero":
+            part = bytes(len(part))
+        else:
+            part = b""
+        data = data[:start] + part + data[end:]
+    return data
+
+
+WORDS = (
+    *("", "-1", "0", "1", "2", "3", "00", "1.5", "nan", "inf", "1e999", "999999", "1000000"),
+    *("9" * 20, "9" * 5000, "²", "١", "./a", "../..", "/", "//", "a,b", '"a"', "|", ",", "%s", "#"),
+    *("{}", "[]", "null", "[" * 100000, "\0", "a\0b", "\ufeff", "\u2028", "\x85", "\ud800"),
+    *("é", "x" * 70000, "a " * 2000),
+)
+
+
+def mutate_text(rng, text):
+    """Change words or lines of a text. -> bytes"""
+    lines = text.split("\n")
+    for _ in range(rng.integers(1, 4)):
+        here = int(rng.integers(len(lines)))
+        there = int(rng.integers(len(lines)))
+        words = lines[here].split(" ")
+        word = int(rng.integers(len(words)))
+        change = int(rng.integers(8))
+        if change == 0:
+            lines[here] = lines[there]
+        elif change == 1:
+            lines[here], lines[there] = lines[there], lines[here]
+        elif change == 2:
+            lines.insert(here, pick(rng, WORDS))
+        elif change == 3 and len(lines) > 1:
+            del lines[here]
+        else:
+            if change == 4:
+                words.insert(word, pick(rng, WORDS))
+            elif change == 5:
+                words.insert(word, words[word])
+            elif change == 6:
+                del words[word]
+            else:
+                words[word] = pick(rng, WORDS)
+            lines[here] = " ".join(words)
+    # Lone surrogates are no UTF-8: the reader must say so.
+    data = "\n".join(lines).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.3:
+        data = mutate_bytes(rng, data)
+    return data
+
+
+def all_places(value):
+    """[(container, key)] of all that a nest of dicts and lists holds"""
+    keys = []
+    if isinstance(value, dict):
+        keys = list(value)
+    elif isinstance(value, list):
+        keys = list(range(len(value)))
+    places = []
+    for key in keys:
+        places.append((value, key))
+        places += all_places(value[key])
+    return places
+
+
+JSON_VALUES = (
+    *(None, True, False, -1, 0, 1, 2.5, -0.0, 1e6, 10**9, 10**30, 10**400),
+    *(float("nan"), float("inf"), "", "x", "a\0b", "a\nb", "\ud800", "9" * 5000),
+    *([], [[]], [1, 2], [[0, 0, 4, 4]], {}, {"a": 1}, {"made": 1}),
+)
+
+
+def mutate_nest(rng, value, values):
+    """Replace, remove, double or rename what is at one or two places. -> the new nest, what was
+    done"""
+    value = copy.deepcopy(value)
+    done = []
+    for _ in range(rng.integers(1, 3)):
+        places = all_places(value)
+        if not places:
+            break
+        container, key = pick(rng, places)
+        new = copy.deepcopy(pick(rng, values))
+        change = int(rng.integers(6))
+        if change == 0:
+            del container[key]
+            new = "nothing"
+        elif change == 1 and isinstance(container, list):
+            container.insert(key, new)
+        elif change == 1:
+            container[pick(rng, ("x", 1, "a\nb", ""))] = new
+        else:
+            container[key] = new
+        done.append(f"{key}: {common.one_line(new)[:60]}")
+    return value, done
+
+
+def mutate_json(rng, value):
+    """-> bytes of JSON, of NaN and Infinity too"""
+    if rng.random() < 0.3:
+        return mutate_text(rng, json.dumps(value))
+    text = json.dumps(mutate_nest(rng, value, JSON_VALUES)[0])
+    return text.replace("Infinity", pick(rng, ("1e999", "Infinity"))).encode()
+
+
+# ---- Lists ---------------------------------------------------------------------------------------
+def write_files(folder, files):
+    """{name: bytes} in a new folder"""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+
+NUMBERED = "".join(
+    f"Jump/v_Jump_g01_c{i:02}.avi 1\nRun/v_Run_g01_c{i:02}.avi 2\n" for i in range(4)
+)
+LISTS = {
+    "plain": {"list.txt": "Jump/a b.avi 0\nRun/c.avi 1\nJump/d.avi 0\n./Run/e.avi 1\n"},
+    "named": {"list.txt": "x/a.avi 0\ny/c.avi 1\n", "classes.txt": "Jump high\nRun\n"},
+    "ucf101": {"list.txt": NUMBERED, "classInd.txt": "1 Jump\n2 Run\n"},
+    "hmdb51": {
+        "jump_test_split1.txt": "a.avi 1\nb.avi 2\nc.avi 0\n",
+        "run_test_split1.txt": "d.avi 1\ne.avi 2\n",
+    },
+    "frames": {"list.txt": "Jump/a 3 0\nRun/b 2 1\n"},
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists(kind, tmp_path):
+    trials = Trials()
+    clean = LISTS[kind]
+    folder = tmp_path / "lists"
+    videos = tmp_path / "videos"
+    for name in ("Jump/a/1.jpg", "Run/b/1.jpg", "Run/c.avi", "Jump/v_Jump_g01_c00.avi"):
+        (videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / name).touch()
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        files = {name: text.encode() for name, text in clean.items()}
+        changed = pick(rng, list(clean))
+        files[changed] = mutate_text(rng, clean[changed])
+        write_files(folder, files)
+        part = pick(rng, ("train", "test"))
+        classes = pick(rng, (None, None, ["Jump", "Run"], ["0", "1"]))
+        path = folder if kind == "hmdb51" else folder / "list.txt"
+        with trials.trial(seed, (part, classes, changed, files[changed])):
+            listed = common.read_list(path, videos, part, 1, classes)
+            assert len(listed.labels) == len(listed.paths) > 0
+            assert set(listed.labels) <= set(range(len(listed.classes)))
+            listed = common.each_once(listed, path)
+            assert len(set(listed.paths)) == len(listed)
+            with trials.trial(seed, ("existing", changed, files[changed])):
+                common.existing(listed, 1.0)
+            kept, held_out = common.split_list(listed, 0.5, seed)
+            assert len(kept) + len(held_out) == len(listed)
+    trials.check()
+
+
+# ---- Boxes ---------------------------------------------------------------------------------------
+BOXES_LINES = [
+    {"made": {"model": "x"}},
+    {"path": "a", "every": 4, "frames": [0, 0, 8], "boxes": [[0, 1, 9, 8.5]] * 3, "scores": [0.5]},
+    {"path": "b", "every": 1, "frames": [], "boxes": []},
+]
 
 
 def test_boxes(tmp_path):
+    trials = Trials()
     file = tmp_path / "humans.jsonl"
-    boxes = [[1, 2, 3, 4], [0, 0, 5.5, 6], [1, 1, 2, 2]]
-    lines = [
-        {"made": {}},
-        {"path": "a", "every": 2, "frames": [0, 0, 4], "boxes": boxes},
-        {"path": "b", "every": 8, "frames": [], "boxes": []},
-    ]
-    good = "\n".join(json.dumps(line) for line in lines).encode()
+    for seed in range(800):
+        rng = np.random.default_rng(seed)
+        lines = [json.dumps(line).encode() for line in BOXES_LINES]
+        place = int(rng.integers(len(lines)))
+        lines[place] = mutate_json(rng, BOXES_LINES[place])
+        file.write_bytes(b"\n".join(lines))
+        with trials.trial(seed, lines[place]):
+            boxes = common.Boxes([file])
+            for path in (*boxes.videos, "unknown"):
+                for frame_boxes in boxes(path, np.arange(20)):
+                    assert frame_boxes.shape == (len(frame_boxes), 4)
+                    assert np.isfinite(frame_boxes).all()
+                    image = torch.zeros(6, 8, 3, dtype=torch.uint8)
+                    common.fill_boxes(image, frame_boxes, torch.ones(3, dtype=torch.uint8))
+    trials.check()
 
-    def attempt(rng):
-        file.write_bytes(mutate(good, rng))
-        boxes = common.Boxes([file])
-        for path in boxes.videos:
-            for of_frame in boxes(path, np.arange(12)):
-                assert of_frame.shape[1:] == (4,) and np.isfinite(of_frame).all()
-                common.fill_boxes(torch.zeros(8, 8, 3, dtype=torch.uint8), of_frame, 3)
 
-    assert try_seeds(1500, attempt) > 500
+# ---- Label folders -------------------------------------------------------------------------------
+def saved_array(array, save=np.save):
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [np.nan] * 3, [0.1, 0.2, 0.7]], np.float16)
+LABELS = {
+    "labels.npy": saved_array(PROBABILITIES),
+    "features.npy": saved_array(np.ones((4, 5), np.float16)),
+    "paths.txt": b"a.avi\nb.avi\nc d.avi\ne.avi\n",
+    "categories.txt": b"kitchen\nfield\nroom\n",
+}
+# What an array's header says, and what it may say instead.
+HEADER = {
+    "(4, 3)": ("(3, 4)", "(4, 9)", "(-4, 3)", "(4., 3)", "(10**9, 3)", "4", "()", "None", "'x'"),
+    "(4, 5)": ("(5, 4)", "(4, 0)", "(-1, 5)", "(1000000000, 5)", "(4, '5')", "(True, 5)", "(4, 5"),
+    "'<f2'": ("'>f2'", "'<f4'", "'|O'", "'<i2'", "'<c8'", "'|V2'", "'x'", "2", "[('a', '<f2')]"),
+    "False": ("True", "None", "'x'"),
+    "NUMPY": ("NUMPI", "NUM\0Y"),
+}
+
+
+def mutate_labels(rng, files):
+    """-> {name: bytes} of a folder of labels, the name of what is changed"""
+    name = pick(rng, list(files))
+    data = files[name]
+    change = int(rng.integers(5))
+    if name.endswith(".txt"):
+        data = mutate_text(rng, data.decode())
+    elif change == 0:
+        data = mutate_bytes(rng, data)
+    elif change == 1:
+        old = pick(rng, [part for part in HEADER if part.encode() in data])
+        data = data.replace(old.encode(), pick(rng, HEADER[old]).encode())
+    elif change == 2:
+        dtype = pick(rng, ("f2", "f4", "f8", "i8", "u1", "?", "c8", "O", "U3", "M8[s]"))
+        shape = pick(rng, ((4, 3), (3, 4), (4,), (), (0, 3), (4, 3, 1), (4, 0)))
+        data = saved_array(np.full(shape, 1 / 3).astype(dtype))
+    elif change == 3:
+        array = PROBABILITIES.astype(pick(rng, ("f2", "f4", "f8")))
+        array[rng.integers(4), rng.integers(3)] = pick(
+            rng, (np.nan, np.inf, -np.inf, -0.5, 1.01, 6e4, 0.3)
+        )
+        data = saved_array(array)
+    else:
+        data = pick(rng, (b"", data[:50], saved_array(PROBABILITIES, np.savez), b"\x93NUMPY\1\0"))
+    return files | {name: data}, name
 
 
 def test_label_folders(tmp_path):
-    def as_npy(array):
-        content = io.BytesIO()
-        np.save(content, array)
-        return content.getvalue()
+    trials = Trials()
+    paths = ["e.avi", "b.avi", "unknown.avi"]
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        files, changed = mutate_labels(rng, LABELS)
+        # A folder of its own: an open array would change with its file.
+        folder = tmp_path / str(seed)
+        write_files(folder, files)
+        given = (changed, files[changed])
+        with trials.trial(seed, given):
+            labels, categories = common.read_labels([folder], paths)
+            assert labels.shape == (3, len(categories))
+            sums = labels.sum(1)
+            assert ((labels == 0).all(1) | (abs(sums - 1) < 0.02)).all() and (labels >= 0).all()
+        with trials.trial(seed, given):
+            hard, probabilities = common.read_hard_labels([folder], paths)
+            assert (hard >= -1).all() and (hard < 10).all()
+            assert ((probabilities >= 0) & (probabilities < 1.02)).all()
+        with trials.trial(seed, given):
+            opened = common.open_labels(folder)
+            assert len(opened.labels) == len(opened.paths)
+        shutil.rmtree(folder)
+    trials.check()
 
-    good = {
-        "labels.npy": as_npy(np.array([[0.5, 0.5], [0.1, 0.9], [1, 0]], np.float16)),
-        "features.npy": as_npy(np.zeros((3, 4), np.float16)),
-        "paths.txt": b"a\nb\nc\n",
-        "categories.txt": b"x\ny\n",
-    }
 
-    def attempt(rng):
-        name = rng.choice(list(good))
-        for other, content in good.items():
-            (tmp_path / other).write_bytes(content)
-        (tmp_path / name).write_bytes(mutate(good[name], rng))
-        labels, _ = common.read_labels([tmp_path], ["a", "b", "z"])
-        sums = labels.sum(1)
-        assert ((abs(sums - 1) < 0.03) | (sums == 0)).all() and (labels >= 0).all()
-        common.read_hard_labels([tmp_path], ["a", "b"])
-
-    assert try_seeds(1500, attempt) > 500
+# ---- Checkpoints ---------------------------------------------------------------------------------
+TENSORS = (
+    *(torch.tensor(1.0), torch.zeros(0), torch.ones(2, 3), torch.full((3,), torch.nan)),
+    *(torch.tensor([1, 2]), torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.complex64)),
+    *(torch.ones(3).to_sparse(), torch.ones(3, device="meta")),
+)
+VALUES = (*JSON_VALUES, *TENSORS, 10**15, b"x", (1, 2), ("a",), (0.5, 0.5, 0.5), (1, "a", 2))
+HEADS = {"scene": 3}
+SEEDS = {"albar": 200, "sdn": 100, "smad": 150, "web": 100}
+METHODS = {
+    "albar": (albar, {}),
+    "sdn": (sdn, {}),
+    "smad": (smad, HEADS),
+    "web": (omnidebias, HEADS),
+}
 
 
-@pytest.fixture
-def saved():
-    """What a checkpoint holds, and its network."""
-    args = albar.Args(**albar.TOY)
-    net = albar.build_model(args, 8)
-    content = dict(
-        method="albar",
-        args=vars(args).copy(),
-        classes=list("abcdefgh"),
-        epoch=1,
-        step=2,
-        list_sha1="x",
-        heads={},
-        model=net.state_dict(),
-        train_paths=torch.tensor([1, 2]),
-        root="",
+def small_checkpoint(script, heads):
+    """What Run.save writes, of an untrained network"""
+    args = script.Args(**script.TOY)
+    sizes = [heads] if heads else []
+    model = script.build_model(args, 3, *sizes)
+    fixed = dict(method=script.__name__, args=vars(args), classes=["a", "b", "c"], heads=heads)
+    fixed |= dict(list_sha1="0", root="/", torch="2", labels_sha1="0")
+    fixed |= dict(train_paths=common.hash_paths("ab"), val_paths=common.hash_paths("c"))
+    parts = dict(optimizer={}, scheduler={}, scaler={}, rng={"seed": 0, "step": 2})
+    parts |= dict(extra={}, best={"val/accuracy": 0.5})
+    return fixed | parts | dict(epoch=1, step=2, model=dict(model.state_dict()))
+
+
+def use_run(path):
+    """What evaluate.py asks of a run before it reads a video"""
+    run = evaluate.load_run(path)
+    assert len(run.config) > 0
+    assert len(run.protocol(0)) > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_checkpoints(method, tmp_path):
+    trials = Trials()
+    script, heads = METHODS[method]
+    clean = small_checkpoint(script, heads)
+    path = tmp_path / "last.pt"
+    net = albar.build_model(albar.Args(**albar.TOY), 3)
+    mean_std = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    for seed in range(SEEDS[method]):
+        rng = np.random.default_rng(seed)
+        content, done = mutate_nest(rng, clean, VALUES)
+        if rng.random() < 0.4:
+            # What is beside flags and tensors is little: it comes more often so.
+            key = pick(rng, list(clean))
+            content = clean | {key: pick(rng, VALUES)}
+            done = f"{key}: {common.one_line(content[key])}"
+        torch.save(content, path)
+        with trials.trial(seed, done):
+            use_run(path)
+        # This asks nothing of the method.
+        if method == "albar":
+            with trials.trial(seed, done):
+                common.load_weights(net, str(path), "tiny", normalisation=mean_std)
+    trials.check()
+
+
+def test_damaged_checkpoint_files(tmp_path):
+    trials = Trials()
+    path = tmp_path / "last.pt"
+    net = albar.build_model(albar.Args(**albar.TOY), 3)
+    torch.save(small_checkpoint(albar, {}), path)
+    data = path.read_bytes()
+    # The pickle is at the start, the archive's directory at the end.
+    pickle_end = data.index(b"/data/0")
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        damaged = pick(
+            rng,
+            (
+                mutate_bytes(rng, data[:pickle_end]) + data[pickle_end:],
+                data[:-4000] + mutate_bytes(rng, data[-4000:]),
+                mutate_bytes(rng, data),
+            ),
+        )
+        path.write_bytes(damaged)
+        with trials.trial(seed, "load_run"):
+            use_run(path)
+        with trials.trial(seed, "load_weights"):
+            common.load_weights(net, str(path), "tiny")
+    trials.check()
+
+
+def test_resumed_checkpoints(tmp_path, capsys):
+    """A run of a small layer, as the scripts begin theirs, whose last.pt is changed."""
+    trials = Trials()
+    listed = common.VideoList(
+        ["a", "b", "c", "d"], [0, 1, 0, 1], ["x", "y"], tmp_path, "plain", "0"
     )
-    return content, net
+    videos = common.Videos(listed, sample=None, transform=None)
+    values = albar.TOY | dict(batch_size=2, epochs=2, out=str(tmp_path / "run"))
+
+    def begin(resume):
+        run = common.Run("albar", albar.Args(**values, resume=resume), videos, videos)
+        net = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(net.parameters())
+        net(torch.ones(1, 2)).sum().backward()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        state = dict(model=net, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
+        step = run.begin("", torch.device("cpu"), **state)
+        run.lock_file.close()
+        return run, step, optimizer, scheduler
+
+    run, _, optimizer, scheduler = begin(resume=False)
+    optimizer.step()
+    scheduler.step()
+    run.best = {"epoch": 1, "val/accuracy": 0.5}
+    run.save("last.pt", 1)
+    path = run.out / "last.pt"
+    clean = torch.load(path, weights_only=True)
+    for seed in range(700):
+        rng = np.random.default_rng(seed)
+        part = pick(rng, ("model", "optimizer", "scheduler", "scaler", "best", "extra", "step"))
+        content, done = mutate_nest(rng, clean, VALUES)
+        if rng.random() < 0.6:
+            changed, done = mutate_nest(rng, {part: clean[part]}, VALUES)
+            content = {key: value for key, value in clean.items() if key != part} | changed
+        torch.save(content, path)
+        with trials.trial(seed, done):
+            run, step, optimizer, scheduler = begin(resume=True)
+            assert 0 <= step <= 4
+            # As the end of an epoch goes.
+            run.loss = 1.0
+            run.log_epoch(2, {"val/accuracy": 0.75, "val/loss": 1.0, "val/chance": 0.5})
+    # Its hundreds of lines would hide the faults.
+    capsys.readouterr()
+    trials.check()
 
 
-def test_checkpoints_with_strange_values(saved, tmp_path):
-    content, net = saved
-    file = tmp_path / "last.pt"
-
-    def attempt(rng):
-        changed = dict(content)
-        value = STRANGE[rng.integers(len(STRANGE))]
-        part = rng.choice(["", "args", "model"])
-        if part:
-            changed[part] = dict(changed[part])
-            changed[part][rng.choice(list(changed[part]))] = value
-        else:
-            changed[rng.choice(list(changed))] = value
-        torch.save(changed, file)
-        try:
-            common.load_weights(net, str(file), "tiny", normalisation=((0.5,) * 3, (0.2,) * 3))
-        except UserError:
-            pass
-        evaluate.load_run(file)
-
-    assert try_seeds(600, attempt) > 200
+# ---- Other texts ---------------------------------------------------------------------------------
+OMNISOURCE = [
+    {"video_dir": "a/b", "label": 3, "num_clips": 4, "positive_clip_inds": [0, 2]},
+    {"video_dir": "c", "label": 0, "num_clips": 1, "positive_clip_inds": []},
+]
 
 
-def test_checkpoints_with_broken_bytes(saved, tmp_path):
-    content, _ = saved
-    file = tmp_path / "last.pt"
-    torch.save(content, file)
-    good = file.read_bytes()
+@pytest.mark.parametrize("ending", ["txt", "json"])
+def test_omnisource_lists(ending, tmp_path, capsys):
+    trials = Trials()
+    file = tmp_path / f"list.{ending}"
+    out = tmp_path / "web.txt"
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        data = mutate_text(rng, "a/b 3 4 0 2\nc 0 1\nd 1 2 1\n")
+        if ending == "json":
+            data = mutate_json(rng, OMNISOURCE)
+        file.write_bytes(data)
+        with trials.trial(seed, data):
+            omnidebias.clips(omnidebias.ClipsArgs(list=str(file), out=str(out)))
+        out.unlink(missing_ok=True)
+    # Its hundreds of lines would hide the faults.
+    capsys.readouterr()
+    trials.check()
 
-    def attempt(rng):
-        file.write_bytes(mutate(good, rng))
-        evaluate.load_run(file)
 
-    assert try_seeds(150, attempt) > 50
+HVU = {
+    "hvu.csv": "Tags,id,start,end\nbeach|run,abc,0.0,10.0\nkitchen|dog,d-e,3.5,13.5\n",
+    "HVU_Tags_Categories_V1.0.csv": "Tag,Category\nbeach,scene\nkitchen,scene\nrun,action\n"
+    "dog,object\n",
+}
+
+
+def test_hvu_tags(tmp_path):
+    trials = Trials()
+    paths = ["x/abc.mp4", "d-e_000003_000013.mp4", "none.mp4"]
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        files = {name: text.encode() for name, text in HVU.items()}
+        changed = pick(rng, list(HVU))
+        # Their words are between commas and bars.
+        text = HVU[changed].replace(",", " , ").replace("|", " | ")
+        files[changed] = mutate_text(rng, text).replace(b" , ", b",").replace(b" | ", b"|")
+        write_files(tmp_path / "hvu", files)
+        category = pick(rng, ("scene", "object", "event"))
+        with trials.trial(seed, (category, changed, files[changed])):
+            rows, names = smad.read_hvu(tmp_path / "hvu" / "hvu.csv", category, paths)
+            for row in rows.values():
+                assert row.shape == (len(names),)
+                assert set(row) <= {0, 1}
+    trials.check()
+
+
+def test_categories(tmp_path):
+    trials = Trials()
+    file = tmp_path / "categories.txt"
+    args = sdn.ScenesArgs(weights="none", categories=str(file))
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        data = mutate_text(rng, "/a/airfield 0\n/b/bow_window/indoor 1\nkitchen\nliving room\n")
+        file.write_bytes(data)
+        with trials.trial(seed, data):
+            names = sdn.read_categories(args)
+            assert len(set(names)) == len(names) > 0
+    trials.check()
+
+
+BENCHMARK = {
+    "test": "test.txt",
+    "scuba": {"places": "places.txt", "b": "b.txt"},
+    "conflfg": "c.txt",
+    "rare": "",
+    "train": "train.txt",
+    "val": "val.txt",
+    "scenes": ["scenes"],
+    "humans": ["humans.jsonl", "more.jsonl"],
+}
+
+
+def test_benchmark_json(tmp_path):
+    trials = Trials()
+    file = tmp_path / "benchmark.json"
+    run = SimpleNamespace(args={"train": str(tmp_path / "train.txt")}, path="last.pt")
+    for seed in range(500):
+        rng = np.random.default_rng(seed)
+        data = mutate_json(rng, BENCHMARK)
+        file.write_bytes(data)
+        with trials.trial(seed, data):
+            sources = evaluate.read_benchmark(run)
+            paths = [*sources.tests.values(), *sources.humans, *sources.scenes]
+            assert all(isinstance(path, str) for path in [*paths, sources.train, sources.val])
+    trials.check()
+
+
+# ---- Videos --------------------------------------------------------------------------------------
+CODECS = {"a.mp4": "libx264", "a.avi": "mpeg4"}
+
+
+def write_video(path, codec):
+    """12 frames of 32 x 32, with B-frames"""
+    options = {"g": "6", "bf": "2", "threads": "1"}
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.width = 32
+        stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for t in range(12):
+            image = np.full((32, 32, 3), 20 * t, np.uint8)
+            image[t : t + 9] = 200
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        file.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_videos(name, tmp_path):
+    trials = Trials()
+    clean = write_video(tmp_path / name, CODECS[name])
+    for seed in range(250):
+        rng = np.random.default_rng(seed)
+        data = mutate_bytes(rng, clean, most=2)
+        # A name of its own, lest what is known of another file of this size is taken for it.
+        path = tmp_path / f"{seed}-{name}"
+        path.write_bytes(data)
+        with trials.trial(seed, len(data)):
+            assert common.num_frames(path) > 0
+        with trials.trial(seed, len(data)):
+            clip = common.read_clip(path, [0, 3, 100])
+            assert clip.ndim == 4
+            assert clip.dtype == torch.uint8
+            assert (clip.shape[0], clip.shape[3]) == (3, 3)
+        path.unlink()
+    trials.check()
