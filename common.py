@@ -156,7 +156,7 @@ def out_of_memory(error):
     if isinstance(error, torch.OutOfMemoryError):
         return "no memory is left on the GPU: lower --batch-size, or raise --accumulate"
     # The system kills processes when memory runs out.
-    if "DataLoader worker" in text:
+    if "DataLoader worker (pid" in text and "Original Traceback" not in text:
         return f"{one_line(text)}: if no memory was left, lower --workers"
     return ""
 
@@ -284,7 +284,10 @@ FILE_FAULTS = (
     errno.ENAMETOOLONG,
 )
 
-# What each process keeps at most of where the frames of its videos are.
+# What FFmpeg passes on of the system's own trouble: no files, a failing disk, a mount that is gone.
+SYSTEM_FAULTS = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+# What each process keeps at most of where the frames of its videos are, of files and of folders.
 CACHE_BYTES = 128 * 2**20
 
 
@@ -348,8 +351,10 @@ def _damage_ends(path):
 
 
 def _ask_system(path, error):
-    """Read the file whole, where FFmpeg's error may be the system's (its own have large numbers):
-    OSError where that fails."""
+    """OSError where FFmpeg's error is the system's, or may be (its own have large numbers) and the
+    file cannot be read whole either. It says EIO of damage, too: there the file decides."""
+    if error.errno in SYSTEM_FAULTS and error.errno != errno.EIO:
+        raise OSError(error.errno, os.strerror(error.errno), str(path))
     if error.errno < 4096:
         with _file_faults(path), open(path, "rb") as file:
             while file.read(2**20):
@@ -414,9 +419,8 @@ def _folder(path, mtime, size):
         if name.lower().endswith(IMAGES) and not name.startswith("."):
             stem = os.path.splitext(name)[0]
             numbers = re.findall("[0-9]+", stem)
-            last = numbers[-1] if numbers else ""
-            before, _, after = stem.rpartition(last) if last else (stem, "", "")
-            series.setdefault(before + after, []).append((int(last or 0), name))
+            key = re.sub("[0-9]+", "", stem)
+            series.setdefault(key, []).append(([int(n) for n in numbers], name))
     if not series:
         raise _unreadable(path, f"the folder holds no image ({', '.join(IMAGES)})")
     if len(series) > 1:
@@ -979,7 +983,12 @@ def existing(videos, max_bad, root="--root"):
     keep = []
     missing = []
     for i in range(len(videos)):
-        (keep if os.path.exists(videos.full(i)) else missing).append(i)
+        try:
+            with _file_faults(videos.full(i)):
+                os.stat(videos.full(i))
+            keep.append(i)
+        except UserError:
+            missing.append(i)
     if not keep or len(missing) > max_bad * len(videos):
         first = videos.full(missing[0])
         raise UserError(
@@ -2120,8 +2129,11 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             self.lock()
             return None
+        if last.exists():
+            self.lock()
         saved = load_checkpoint(last, self.fixed["method"])
-        self.lock()
+        if "train_paths" not in saved:
+            raise UserError(f"{last}: of an older version of the scripts: start another run")
         changed = []
         for name, value in self.fixed["args"].items():
             if name not in MAY_CHANGE and not equal(saved["args"].get(name), value):

@@ -193,7 +193,7 @@ class Checkpoint:
         for name, value in sorted(self.args.items()):
             if name in ("init", "weights"):
                 # Each seed may start from its own first stage: runs/plain-s3/last.pt of seed 3.
-                value = re.sub(rf"[-_.](seed|s){self.args['seed']}/", "/", value)
+                value = re.sub(rf"[-_.](seed|s){self.args['seed']}(?=/|$)", "", value)
             if name not in NOT_CONFIG:
                 flags[name] = value
         return repr((self.method, point, self.classes, self.list_sha1, flags))
@@ -219,7 +219,7 @@ def load_run(path):
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{path}: no model has such heads: {saved['heads']}: {error}") from None
     common.restore(model, saved["model"], path)
-    trained_on = set()
+    trained_on = set()  # of an older checkpoint it is not known
     if common.is_state_dict({"train_paths": saved.get("train_paths")}):
         trained_on = set(saved["train_paths"].flatten().tolist())
     return Checkpoint(
