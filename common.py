@@ -149,7 +149,7 @@ def cli(Args, main, presets=None, steps=None, argv=None):
 
 
 def out_of_memory(error):
-    """What to say of an error that a lack of memory raises, else \"\"."""
+    """What to say of an error that a lack of memory raises; nothing of another."""
     text = str(error)
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "no memory is left: lower --batch-size or --workers"
@@ -411,7 +411,7 @@ def _images(path):
 def _folder(path, mtime, size):
     """Folder in natural order (2.jpg before 10.jpg). Of several numbered series, such as img_1.jpg
     and flow_x_1.jpg, the RGB one; UserError where their names do not tell which it is."""
-    series = {}  # {name without its number: [(number, name)]}
+    series = {}  # {name without its numbers: [(numbers, name)]}
     with _file_faults(path):
         names = os.listdir(path)
     for name in names:
@@ -443,23 +443,32 @@ def _open(path):
     except av.FFmpegError as error:
         _ask_system(path, error)
         raise _unreadable(path, error.strerror) from None
-    streams = []
-    for candidate in container.streams.video:
-        # The picture of a cover is a stream too, sometimes the first.
-        if not candidate.disposition & Disposition.attached_pic:
-            streams.append(candidate)
-    # Of several a player shows the default one, or the first.
-    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default), default=None)
-    codec = stream.codec_context if stream else None
+    stream = _shown_stream(container)
+    if stream is None:
+        container.close()
+        raise _unreadable(path, "it has no video stream")
+    codec = stream.codec_context
     if codec is None:
         container.close()
-        raise _unreadable(
-            path, "no decoder knows its codec" if stream else "it has no video stream"
-        )
+        raise _unreadable(path, "no decoder knows its codec")
     # More threads cost CPU time, and the loaders are parallel already.
     codec.thread_type = "NONE"
     codec.thread_count = 1
     return container, stream, codec
+
+
+def _shown_stream(container):
+    """The video stream that a player shows: the default one, else the first; None if there is
+    none."""
+    shown = None
+    for stream in container.streams.video:
+        # The picture of a cover is a stream too, sometimes the first.
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.disposition & Disposition.default:
+            return stream
+        shown = shown or stream
+    return shown
 
 
 def _is_start(packet, codec):
