@@ -7,6 +7,7 @@ import argparse
 import atexit
 import errno
 import fcntl
+import gc
 import json
 import math
 import os
@@ -1664,10 +1665,17 @@ def start(seed, patience=timedelta(minutes=30)):
         torch.backends.cudnn.benchmark = True
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
-        # Else a process may abort at its very end.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave)
     seed_step(seed, 0, rank)
     return rank, world, device
+
+
+def leave():
+    """End the processes' group and its threads. One that let go of a tensor while Python ends would
+    abort the process."""
+    dist.destroy_process_group()
+    # Cycles through DistributedDataParallel would keep the group.
+    gc.collect()
 
 
 def seed_step(seed, step, rank=0):
