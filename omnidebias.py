@@ -204,19 +204,14 @@ class Args:
     log_every: int = arg(10, "steps between lines of the log", low=1)
 
 
+# [same in all scripts: the recipe of the embedded data set]
 TOY = dict(
     train="data/toy0/train.txt",
     val="data/toy0/val.txt",
     weights="data/toy0/weights-tiny.pt",
-    web="data/toy0/web-clips/unbias.txt",
-    web_root="data/toy0",
     model="tiny",
-    saar_width=4,
-    saar_blocks=1,
-    dropout=0.0,
     frames=8,
     stride=2,
-    test_clips=1,
     size=32,
     resize=36,
     scale=(0.6, 1.0),
@@ -224,11 +219,21 @@ TOY = dict(
     epochs=12,
     warmup=1.0,
     batch_size=32,
-    schedule="cosine",
+    optimizer="sgd",
     lr=0.1,
-    clip_grad=0.0,
+    weight_decay=1e-4,
     workers=0,
     cache=True,
+)
+# [end]
+TOY |= dict(
+    web="data/toy0/web-clips/unbias.txt",
+    web_root="data/toy0",
+    saar_width=4,
+    saar_blocks=1,
+    test_clips=1,
+    schedule="cosine",
+    clip_grad=0.0,
 )
 # [same in smad.py and omnidebias.py: mmaction2's recipe of TSN]
 TSN = dict(

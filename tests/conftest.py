@@ -57,9 +57,9 @@ def flags(script, world, tmp_path):
     values |= dict(train=f"{world}/train.txt", val=f"{world}/val.txt", weights="none")
     values |= dict(epochs=2, batch_size=8, frames=4, size=16, resize=18, log_every=1)
     values |= dict(out=str(tmp_path / "run"))
-    if script is albar:
-        return values | dict(w_gp=1.0)
     values |= dict(optimizer="adamw", lr=2e-3, weight_decay=0.01)
+    if script is albar:
+        return values | dict(lr=4e-3, w_gp=1.0)
     if script is sdn:
         return values | dict(scenes=(f"{world}/scenes",), humans=(f"{world}/humans.jsonl",))
     if script is smad:

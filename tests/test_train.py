@@ -47,7 +47,7 @@ OWN = {
     "albar": dict(
         logged={"adv", "ent", "gp", "static_accuracy", "gp_true_logit", "head_row_sum"},
         validated={"val/static_accuracy", "val/static_entropy"},
-        loss=lambda r: r["ce"] + 0.08 * r["adv"] + 4 * r["ent"] + r["gp"],
+        loss=lambda r: r["ce"] + albar.TOY["w_adv"] * r["adv"] + 4 * r["ent"] + r["gp"],
         lr=4e-3 * 8 / 64,
         equations=[1, 2, 3, 4, 5],
         help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
@@ -388,6 +388,18 @@ def test_a_run_is_overwritten_or_resumed_on_request_alone(flags, tmp_path, capsy
     with pytest.raises(IndexError):
         train(albar, flags, overwrite=True)
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_plain_training_is_the_same_in_all_scripts(world, tmp_path):
+    """One recipe: the --baseline of each is the same network, to the bit."""
+    networks = []
+    for name, script in SCRIPTS.items():
+        flags = script.TOY | script.BASELINE
+        flags |= dict(train=f"{world}/train.txt", val=f"{world}/val.txt", weights="none")
+        flags |= dict(epochs=1, frames=4, size=16, resize=18, out=str(tmp_path / name))
+        networks.append(load(train(script, flags)["checkpoint"])["model"])
+    for other in networks[1:]:
+        assert same(other, networks[0])
 
 
 # ---- Several processes ---------------------------------------------------------------------------

@@ -4,10 +4,16 @@ PATH is a world's folder, for everything in it, or files in one, for just these 
 none: data/toy0. The digits in the folder's name are the seed: data/toy1 is another world. What is
 there already is left alone, and the same seed gives the same content.
 
-An actor (sprite) moves over a scene (texture) beside a static object. The ACTION is the motion
-alone: start, phase and speed are random and tracks wrap around, so one frame never tells it. Scene,
-object, the actor's look and six yes/no tags follow the action as strongly as SPLITS says. The 24
-scenes are shared: each action has its own order of them, with a Zipf tail.
+An actor (sprite) moves over a scene (texture), which drifts, beside an object that lies in it. The
+ACTION is the motion alone: start, phase and speed are random and tracks wrap around, so one frame
+never tells it. In some clips the actor comes in late or leaves early. Scene, object, the actor's
+look and six yes/no tags follow the action as strongly as SPLITS says. The 24 scenes are shared:
+each action has its own order of them, with a Zipf tail.
+
+--scene, --object, --look: a world in whose train, val and test these shares of the clips have the
+scene, object and look that are usual for the action; --scene-noise: one with other scene labels.
+
+    python tests/toy.py data/look0/toy0/truth.npz --look 0
 
 In a world's folder
     SPLIT.txt            `path label` a line, of the clips SPLIT/NNNN.mp4 (in web half are NNNN.png)
@@ -24,7 +30,8 @@ In a world's folder
     weights-tiny.pt      start weights: `albar.py --baseline` on the weakly biased pretrain.txt
     weights-tsn_tiny.pt  the like for the 2D network, of omnidebias.py
     web-clips/, web-images/    selections of the web, by omnidebias.py's steps teach and select
-scuba-X/0001.mp4 and conflfg/0001.mp4 show the actor of test/0001.mp4.
+scuba-X/0001.mp4, conflfg/0001.mp4 and leak/0001.mp4 show the actor of test/0001.mp4; leak has it
+cut out with its box, so that some of its own scene shows, over the stripes of scuba-sinusoid.
 """
 
 import argparse
@@ -35,7 +42,7 @@ import secrets
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -95,28 +102,34 @@ class Split:
     look: float = 0.0
     tags: float = 0.0
     motions: tuple = ACTIONS
-    # A split may show the actors of another, over new backgrounds: photo, texture or sinusoid.
+    # A split may show the actors of another, over new backgrounds: photo, texture or sinusoid; a
+    # leak has them cut out with their boxes.
     actors: str = ""
     background: str = ""
+    leak: bool = False
 
 
-BIASED = dict(scene=1.0, object=0.8, look=0.9, tags=0.3)
+BIASED = dict(scene=1.0, object=0.8, look=0.8, tags=0.3)
 # A split's place in this dict is part of the seed of its random numbers.
 SPLITS = {
     "pretrain": Split(2000, scene=0.2, object=0.2, look=0.2, tags=0.2),
     "train": Split(1600, **BIASED),
     "val": Split(400, **BIASED),
     "test": Split(400, **BIASED),
-    "rare": Split(400, scenes="tail", **BIASED),
+    "rare": Split(400, scenes="tail", scene=1.0, object=0.3, look=0.5, tags=0.3),
     "web": Split(1200, scenes="web", scene=1.0, object=0.5, look=0.5, tags=0.3),
     "novel": Split(480, motions=NOVEL),
     "scuba-photo": Split(400, actors="test", background="photo"),
     "scuba-texture": Split(400, actors="test", background="texture"),
     "scuba-sinusoid": Split(400, actors="test", background="sinusoid"),
     "conflfg": Split(400, actors="test", background="sinusoid"),
+    "leak": Split(400, actors="test", background="sinusoid", leak=True),
 }
 WRONG_WEB_LABELS = 0.15
 NIGHT = 0.6  # brightness of a clip at night
+# In this share of the clips the actor comes in late, and in as many it leaves early.
+ABSENT = 0.2
+LEAK = 3  # pixels that a box of a leak is wider than the actor, on each side
 
 # Random numbers come from np.random.default_rng([seed, STREAM, ...]), a stream for each purpose, so
 # that a clip can be drawn without those before it.
@@ -206,19 +219,31 @@ def draw_clip(seed, split, i, truth):
     motion = settings.motions[truth["action"][i]]
     rng = np.random.default_rng([seed, CLIP_STREAM, place(settings.actors or split), i])
     colours, mask = draw_actor(motion, truth["look"][i], outlined, large, rng)
+    scene = draw_photo(scene_generator(seed, truth["scene"][i]), striped, warm)
+    background = draw_own_background(scene, truth["object"][i], confetti, rng)
     if night:
-        # An actor is cut out as dark as it is; only its own background is dark too.
-        brightness = NIGHT
-    else:
-        brightness = 1.0
+        colours = colours * NIGHT
+        background = background * NIGHT
+    human = mask[..., 0] > 0.5
     if settings.actors:
-        background = draw_new_background(seed, split, i, truth)
-        frames = mask * colours * brightness + (1 - mask) * background
-    else:
-        scene = draw_photo(scene_generator(seed, truth["scene"][i]), striped, warm)
-        background = draw_own_background(scene, truth["object"][i], confetti, rng)
-        frames = mask * colours * brightness + (1 - mask) * background * brightness
-    return frames.clip(0, 255).astype(np.uint8), mask[..., 0] > 0.5
+        # An actor is cut out as dark as it is, and the new background is never dark.
+        new = draw_new_background(seed, split, i, truth).astype(np.float32)
+        shown = np.zeros_like(human)
+        if settings.leak:
+            shown = in_boxes(human, LEAK)
+        background = np.where(shown[..., None], background, new)
+    frames = mask * colours + (1 - mask) * background
+    return frames.clip(0, 255).astype(np.uint8), human
+
+
+def in_boxes(human, margin):
+    """(T, S, S) bool: the boxes of an actor's mask, wider by `margin` pixels on each side"""
+    inside = np.zeros_like(human)
+    for frame, mask in zip(inside, human, strict=True):
+        for x0, y0, x1, y1 in boxes_on_torus(mask):
+            rows = slice(max(0, y0 - margin), y1 + margin)
+            frame[rows, max(0, x0 - margin) : x1 + margin] = True
+    return inside
 
 
 def scene_generator(seed, scene):
@@ -226,7 +251,8 @@ def scene_generator(seed, scene):
 
 
 def draw_own_background(scene, obj, confetti, rng):
-    """(S, S, 3): a scene shifted around its torus, with an object and maybe confetti on it"""
+    """(T, S, S, 3): a scene shifted around its torus, with an object and maybe confetti on it; it
+    drifts as if a hand held the camera, and the actor does not"""
     shift = rng.integers(0, SIDE, 2)
     background = np.roll(scene, shift, (0, 1)) * rng.uniform(0.85, 1.15)
     shape, colour = draw_object(obj)
@@ -236,7 +262,9 @@ def draw_own_background(scene, obj, confetti, rng):
     background[row : row + GLYPH, column : column + GLYPH] = patch
     if confetti:
         background[rng.random((SIDE, SIDE)) < 0.03] = 255
-    return background
+    drift = rng.integers(-1, 2, (LENGTH, 2)).cumsum(0)
+    background = background.astype(np.float32)
+    return np.stack([np.roll(background, shift, (0, 1)) for shift in drift])
 
 
 def draw_new_background(seed, split, i, truth):
@@ -277,12 +305,13 @@ def draw_actor(motion, look, outlined, large, rng):
     """A sprite on its track over a torus: colours (T, S, S, 3) and its soft mask (T, S, S, 1)."""
     lobes, depth = OUTLINES[look]
     centre = rng.uniform(0, SIDE, 2) + draw_track(motion, rng)  # (T, 2)
+    centre = centre.astype(np.float32)
     if large:
         radius = 9.4 * rng.uniform(0.9, 1.1)
     else:
         radius = 7.5 * rng.uniform(0.9, 1.1)
     colour = rgb(look / LOOKS, rng.uniform(0.8, 1))
-    rows, columns = np.mgrid[:SIDE, :SIDE]
+    rows, columns = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     x = from_centre(columns, centre[:, 0])
     y = from_centre(rows, centre[:, 1])
     swing = np.cos(lobes * (np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)))
@@ -292,7 +321,20 @@ def draw_actor(motion, look, outlined, large, rng):
         rim = 255.0
     else:
         rim = 0.55 * colour
-    return np.where(depth_inside < 1.5, rim, colour), np.clip(depth_inside + 0.5, 0, 1)
+    mask = np.clip(depth_inside + 0.5, 0, 1)
+    mask[absent_frames(rng)] = 0
+    return np.where(depth_inside < 1.5, rim, colour), mask
+
+
+def absent_frames(rng):
+    """Which frames of a clip do not show its actor: some of the first, or of the last, or none."""
+    draw = rng.random()
+    length = rng.integers(LENGTH // 5, LENGTH // 2 - 1)
+    if draw < ABSENT:
+        return slice(0, length)
+    if draw < 2 * ABSENT:
+        return slice(LENGTH - length, LENGTH)
+    return slice(0, 0)
 
 
 def from_centre(pixels, centre):
@@ -334,7 +376,7 @@ def draw_track(motion, rng):
 def rgb(hue, value):
     """HSV to RGB (3,) of 0 to 255, at saturation 0.9"""
     k = (np.array([5, 3, 1]) + hue * 6) % 6
-    return 255 * value * (1 - 0.9 * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return (255 * value * (1 - 0.9 * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(np.float32)
 
 
 def draw_object(obj):
@@ -490,7 +532,8 @@ def write_clip(folder, seed, split, truth, i):
     frames, mask = draw_clip(seed, split, i, truth)
     file = str(folder / clip_path(split, i))
     if file.endswith(".png"):
-        av.VideoFrame.from_ndarray(frames[0], "rgb24").save(file)
+        # The middle one, which shows the actor.
+        av.VideoFrame.from_ndarray(frames[LENGTH // 2], "rgb24").save(file)
         return mask
     with av.open(file, "w") as out:
         stream = out.add_stream("libx264", rate=10)
@@ -513,6 +556,8 @@ def write_clip(folder, seed, split, truth, i):
 
 def box_around(mask):
     """(S, S) bool -> x0, y0, x1, y1"""
+    if not mask.any():
+        return 0, 0, 0, 0
     rows, columns = np.nonzero(mask)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -520,8 +565,7 @@ def box_around(mask):
 # ---- Labels --------------------------------------------------------------------------------------
 LABELS = ("scenes", "objects", "tags", "humans.jsonl", "benchmark.json")
 # With these about 68 % of the first guesses of scenes are right, and 78 % of objects.
-SCENE_NOISE = 0.7
-OBJECT_NOISE = 2.0
+LABEL_NOISE = {"scene": 0.7, "object": 2.0}
 
 
 def write_labels(out, world, seed):
@@ -533,13 +577,15 @@ def write_labels(out, world, seed):
         paths += clip_paths(split, len(truth[f"{split}/label"]))
 
     looks = scene_colours(seed)
-    labels = noisy_labels(truth, "scene", looks, SCENE_NOISE, seed, SCENE_LABEL_STREAM)
-    made = {"made": "the truth seen through noise", "noise": SCENE_NOISE, "seed": seed}
+    noise = LABEL_NOISE["scene"]
+    labels = noisy_labels(truth, "scene", looks, noise, seed, SCENE_LABEL_STREAM)
+    made = {"made": "the truth seen through noise", "noise": noise, "seed": seed}
     write_labels_folder(out / "scenes", paths, numbered("scene", SCENES), labels, made)
 
     looks = object_glyphs()
-    labels = noisy_labels(truth, "object", looks, OBJECT_NOISE, seed, OBJECT_LABEL_STREAM)
-    made = {"made": "the truth seen through noise", "noise": OBJECT_NOISE, "seed": seed}
+    noise = LABEL_NOISE["object"]
+    labels = noisy_labels(truth, "object", looks, noise, seed, OBJECT_LABEL_STREAM)
+    made = {"made": "the truth seen through noise", "noise": noise, "seed": seed}
     write_labels_folder(out / "objects", paths, numbered("object", LOOKS), labels, made)
 
     tags = np.concatenate([truth[f"{split}/tags"] for split in own_splits()])
@@ -677,16 +723,8 @@ def make_tiny_weights(target):
 def make_tsn_weights(target):
     import omnidebias
 
-    # The same settings as of the other network. Of 8 frames, more than the 3 it is used with.
-    pretrain(
-        omnidebias,
-        target,
-        model="tsn_tiny",
-        frames=8,
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.01,
-    )
+    # Of 8 frames, more than the 3 it is used with.
+    pretrain(omnidebias, target, model="tsn_tiny")
 
 
 def pretrain(script, target, **settings):
@@ -777,11 +815,30 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", default=["data/toy0"], metavar="PATH")
-    for path in parser.parse_args(argv).paths:
+    biases = ("scene", "object", "look")
+    for name in biases:
+        share = BIASED[name]
+        parser.add_argument(f"--{name}", type=float, metavar="SHARE", help=f"[{share}]")
+    parser.add_argument(
+        "--scene-noise",
+        type=float,
+        default=LABEL_NOISE["scene"],
+        metavar="X",
+        help="noise through which the scene labels see a scene [%(default)s]",
+    )
+    args = parser.parse_args(argv)
+    other_noise = args.scene_noise != LABEL_NOISE["scene"]
+    LABEL_NOISE["scene"] = args.scene_noise
+    shares = {name: getattr(args, name) for name in biases if getattr(args, name) is not None}
+    for split in ("train", "val", "test"):
+        SPLITS[split] = replace(SPLITS[split], **shares)
+    for path in args.paths:
         path = Path(path)
         world = world_of(path)
         if world is None:
             parser.error(f"{path}: neither a folder toyN, N a number, the seed, nor in one")
+        if (shares or other_noise) and world.exists():
+            parser.error(f"{world}: is there already: remove it, or draw in another folder")
         make(path, world)
         if not path.exists():
             parser.error(f"{path}: no such file in the embedded data set")
