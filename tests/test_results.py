@@ -1,0 +1,247 @@
+"""tests/results.py: its tables name rows and metrics that exist, its verdicts are those of the
+statistics, and it runs what is missing, once."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SCRIPTS, presets
+
+import common
+import evaluate
+import results
+from results import ROWS, TABLES, Claim, Row, Table
+
+METRICS = {metric.key for group in evaluate.GROUPS.values() for metric in group}
+BACKGROUNDS = {
+    f"{kind}_{name}"
+    for kind in ("scuba", "scufo", "contrasted")
+    for name in ("photo", "texture", "sinusoid", "leak")
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_flags_of_a_row_are_those_of_its_script(name):
+    row = ROWS[name]
+    script, *words = shlex.split(row.train.replace("{", "").replace("}", ""))
+    script = SCRIPTS[script.removesuffix(".py")]
+    parser = common.make_parser(script.Args, presets(script), "x", "x")
+    given = vars(parser.parse_intermixed_args(words))
+    args = common.make_args(script.Args, presets(script), given)
+    assert args.train.startswith("data/") and args.model.endswith("tiny")
+    for dependency in re.findall(r"{(\w+)}", row.train):
+        assert dependency in ROWS
+    options = shlex.split(row.measure)
+    Args = evaluate.CamArgs if options[:1] == ["cam"] else evaluate.Args
+    parser = common.make_parser(Args, {}, "x", "x")
+    parser.parse_intermixed_args(["run", *(word for word in options if word != "cam")])
+    for path in re.findall(r"data/[\w./-]+", f"{row.train} {row.measure}"):
+        assert any(path == made or path.startswith(f"{made}/") for made in results.MAKE), path
+
+
+def test_tables_and_claims_name_what_is_measured():
+    known = METRICS | BACKGROUNDS | {"unrest", "inside", "area"}
+    numbers = []
+    for name, table in TABLES.items():
+        assert set(table.all_rows()) <= set(ROWS), name
+        assert set(table.metrics) <= METRICS, name
+        assert set(table.paper) <= {"", *table.rows}, name
+        for claim in table.claims:
+            numbers.append(claim.number)
+            for test in claim.tests:
+                assert re.fullmatch(r".+ ([<>~]) .+", test), test
+                assert {metric for _, metric in results.terms(test)} <= known, test
+    assert len(set(numbers)) == len(numbers)
+    # Two names of one configuration would be trained once all the same, and read as two.
+    configurations = [(row.train, row.measure) for row in ROWS.values()]
+    assert len(set(configurations)) == len(configurations)
+
+
+# ---- Verdicts ------------------------------------------------------------------------------------
+@pytest.fixture
+def made_up(monkeypatch):
+    """made_up(row=[...], ...): the figure x of rows at seeds 0, 1, ..."""
+    values = {}
+
+    def figures(name, seed):
+        if seed >= len(values[name]):
+            return {}
+        return {"x": values[name][seed]}
+
+    monkeypatch.setattr(results, "figures", figures)
+    return values.update
+
+
+def test_a_difference_is_judged_by_its_interval(made_up):
+    made_up(a=[5.0, 6.0, 7.0], b=[1.0, 2.5, 2.0], c=[5.2, 5.9, 6.8], short=[1.0])
+    outcome = results.judge("a.x > b.x")
+    differences = [4.0, 3.5, 5.0]
+    half = 4.302653 * np.std(differences, ddof=1) / 3**0.5  # t of 2 degrees of freedom
+    assert outcome.mean == pytest.approx(np.mean(differences))
+    assert outcome.half == pytest.approx(half, rel=1e-5)
+    assert outcome.verdict == "holds"
+    # P(T > t) for 2 degrees of freedom is 1/2 - t / (2 sqrt(2 + t^2)).
+    t = np.mean(differences) / (np.std(differences, ddof=1) / 3**0.5)
+    assert outcome.chance == pytest.approx(0.5 - t / (2 * (2 + t * t) ** 0.5), rel=1e-4)
+    verdicts = {
+        "a.x < b.x": "does not hold",
+        "b.x < a.x": "holds",
+        "a.x > c.x": "within noise",
+        "a.x - b.x > 1": "holds",
+        "a.x > 20": "does not hold",
+        "a.x ~ c.x +- 3": "holds",
+        "a.x ~ b.x +- 1": "does not hold",
+        "a.x ~ b.x +- 4": "within noise",
+        "slope(b.x, c.x, a.x) > 0": "holds",
+    }
+    for test, verdict in verdicts.items():
+        assert results.judge(test).verdict == verdict, test
+    assert results.judge("a.x > short.x") is None
+
+
+def test_slope_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    levels = rng.normal(size=(4, 5))
+    expected = [np.polyfit(range(4), levels[:, seed], 1)[0] for seed in range(5)]
+    np.testing.assert_allclose(results.slope(*levels), expected)
+
+
+def test_a_claim_holds_where_all_of_it_does(made_up):
+    made_up(a=[5.0, 6.0, 7.0], b=[1.0, 2.0, 3.1], c=[5.2, 5.9, 6.8])
+    tests = {
+        verdict: test
+        for test, verdict in [
+            ("a.x > b.x", "holds"),
+            ("a.x < b.x", "does not hold"),
+            ("a.x > c.x", "within noise"),
+        ]
+    }
+    for verdicts, expected in [
+        (["holds"], "holds"),
+        (["holds", "within noise"], "within noise"),
+        (["within noise", "does not hold", "holds"], "does not hold"),
+    ]:
+        outcomes = [results.judge(tests[verdict]) for verdict in verdicts]
+        assert results.verdict_of(outcomes) == expected
+
+
+def test_holms_correction():
+    chances = {"a": 0.001, "b": 0.006, "c": 0.008, "d": 0.02, "e": 0.5}
+    outcomes = [results.Outcome(test, 1, 0.5, "holds", p) for test, p in chances.items()]
+    # 0.025 / 5, / 4, / 3, / 2: the last is 0.0125, and 0.02 is above it.
+    assert results.holm(outcomes) == {"a", "b", "c"}
+    assert results.holm([results.Outcome("a", -1, 0.5, "does not hold", 0.0)]) == set()
+
+
+# ---- Running -------------------------------------------------------------------------------------
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """A repository in tmp_path with two small tables; -> the commands that are run there."""
+    rows = {
+        "base": Row("base", "albar.py --baseline"),
+        "on_base": Row("on base", "albar.py --weights {base}"),
+        "base_other": Row("base", "albar.py --baseline", "--test data/other/test.txt"),
+    }
+    tables = {
+        "one": Table(
+            "One",
+            ("base", "on_base"),
+            ("iid",),
+            2,
+            claims=(Claim("C1", "more", ("on_base.iid > base.iid",)),),
+        ),
+        "two": Table("Two", ("base", "base_other"), ("iid",), 2),
+    }
+    for name, value in dict(ROWS=rows, TABLES=tables, ROOT=tmp_path).items():
+        monkeypatch.setattr(results, name, value)
+    monkeypatch.setattr(results, "MAKE", {"data/toy0": "draw", "data/other": "sort data/toy0"})
+    commands = []
+
+    def run(self, command):
+        commands.append(command)
+        if command in ("draw", "sort data/toy0"):
+            (tmp_path / {"draw": "data/toy0"}.get(command, "data/other")).mkdir(parents=True)
+            return
+        words = command.split()
+        out = tmp_path / words[words.index("--out") + 1]
+        out.mkdir(parents=True, exist_ok=True)
+        if words[1] == "evaluate.py":
+            figure = 50 + ("--test" not in words) * len(words[2]) / 10
+            content = dict(row=dict(mean=dict(iid=figure)))
+            (out / "evaluate.json").write_text(json.dumps(content))
+        else:
+            (out / "log.jsonl").write_text("")
+
+    monkeypatch.setattr(results.Lab, "shell", run)
+    monkeypatch.setattr(results, "unrest", lambda log: 0.0)
+    return commands
+
+
+def test_what_is_missing_is_run_once(shell, capsys):
+    results.main(["one", "two", "--jobs", "2"])
+    folder = results.ROWS["base"].folder(0)
+    trained = [command for command in shell if command.startswith("python albar.py")]
+    assert len(trained) == len(set(trained)) == 4  # base and on_base, twice
+    assert f"python albar.py --baseline --seed 0 --out {folder} --overwrite" in trained
+    assert any(f"--weights {folder}/last.pt --seed 0" in command for command in trained)
+    measured = [command for command in shell if "evaluate.py" in command]
+    assert len(measured) == 6
+    assert shell.count("draw") == shell.count("sort data/toy0") == 1
+    assert shell.index("draw") < shell.index("sort data/toy0")
+    printed = capsys.readouterr().out
+    assert (
+        "## One" in printed and "| on base | 2 |" in printed and "1 claims were tested" in printed
+    )
+    done = len(shell)
+    results.main(["one", "two"])
+    assert len(shell) == done
+    results.main(["one", "--seeds", "3"])
+    assert len(shell) == done + 4
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(shell, monkeypatch, capsys):
+    works = results.Lab.shell
+
+    def fail(self, command):
+        if "--weights" in command:
+            raise RuntimeError(f"{command}: error: no memory is left")
+        works(self, command)
+
+    monkeypatch.setattr(results.Lab, "shell", fail)
+    with pytest.raises(SystemExit) as stopped:
+        results.main(["one"])
+    printed = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert printed.err.count("failed: on_base, seed") == 2 and "no memory is left" in printed.err
+    assert "| base | 2 |" in printed.out and "on base" not in printed.out
+
+
+def test_a_command_that_fails_gives_its_last_line():
+    with pytest.raises(RuntimeError, match="ls /nowhere: .*No such file"):
+        results.Lab().shell("ls /nowhere")
+
+
+def test_readme_is_written_between_its_marks(shell, tmp_path, capsys):
+    results.TABLES["main"] = results.TABLES["one"]
+    (tmp_path / "tests").mkdir()
+    before, after = results.MARKS
+    (tmp_path / "README.md").write_text(f"a\n\n{before}\nold\n{after}\n\nb\n")
+    results.main(["all"])
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"a\n\n{before}\n| ") and text.endswith(f"|\n{after}\n\nb\n")
+    assert "old" not in text and "on base" in text
+    written = (tmp_path / "tests/RESULTS.md").read_text()
+    assert written.startswith("# Results") and "## Two" in written and "within noise" in written
+
+
+def test_without_a_table_it_says_what_there_is(capsys):
+    results.main([])
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in TABLES) and "runs to do" in printed
+    with pytest.raises(SystemExit) as stopped:
+        results.main(["albar-99"])
+    assert stopped.value.code == 2 and "no such table: albar-99" in capsys.readouterr().err
+    assert Path(results.ROOT, "tests/results.py").exists()
