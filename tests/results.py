@@ -21,8 +21,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha1
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -32,7 +33,6 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path("runs/results")
-CHANCE = 12.5
 
 
 @dataclass(frozen=True)
@@ -56,31 +56,63 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """tests: `A > B`, `A < B` or `A ~ B +- NUMBER`, over ROW.METRIC and numbers."""
-
-    number: str  # C1 ... C121, of the papers' claims
+    number: str  # C1 ... C121, of the papers' claims; a letter for another part of one
     text: str
-    tests: tuple
-    why: str = ""  # what is known of why it does not hold
+    tests: tuple  # LEFT > RIGHT, LEFT < RIGHT or LEFT ~ RIGHT +- NUMBER, sums of ROW.METRIC
 
 
 @dataclass(frozen=True)
 class Table:
     title: str
-    rows: tuple
-    metrics: tuple
+    rows: str  # a line each: its name, the paper's figures
+    metrics: str
     seeds: int = 3
-    paper: dict = field(default_factory=dict)  # {row: the paper's figures}
-    claims: tuple = ()
+    paper: str = ""  # what the paper's figures are
+    # `C1 WORDS`; below it, indented, its tests as in Claim, or
+    #     METRIC: ROW > ROW > ...        each row is above the next
+    #     trend METRIC: ROW > ROW > ...  the metric falls along the rows, by least squares
+    claims: str = ""
     text: str = ""
+
+    def paper_figures(self):
+        """{row: the paper's figures}"""
+        found = {}
+        for line in self.rows.strip().splitlines():
+            name, _, paper = line.strip().partition(" ")
+            found[name] = paper.strip()
+        return found
+
+    def read_claims(self):
+        found = []
+        for line in self.claims.strip().splitlines():
+            number, _, text = line.strip().partition(" ")
+            if re.fullmatch(r"C\d+[a-z]?", number):
+                found.append(Claim(number, text, ()))
+            else:
+                claim = found.pop()
+                found.append(replace(claim, tests=claim.tests + spelt_out(line.strip())))
+        return found
 
     def all_rows(self):
         """The names of its rows, then of those that only its claims need."""
-        names = list(self.rows)
-        for claim in self.claims:
+        names = list(self.paper_figures())
+        for claim in self.read_claims():
             for test in claim.tests:
                 names += [row for row, _ in terms(test)]
-        return tuple(dict.fromkeys(names))
+        return list(dict.fromkeys(names))
+
+
+def spelt_out(line):
+    """A line of Table.claims -> its tests as in Claim"""
+    metric, colon, rows = line.partition(": ")
+    if not colon:
+        return (line,)
+    rows = rows.split(" > ")
+    if metric.startswith("trend "):
+        metric = metric.removeprefix("trend ")
+        levels = ", ".join(f"{row}.{metric}" for row in rows)
+        return (f"slope({levels}) < 0",)
+    return tuple(f"{row}.{metric} > {other}.{metric}" for row, other in pairwise(rows))
 
 
 def short_hash(text):
@@ -158,6 +190,8 @@ for share, key in ((0.5, "half"), (2, "double"), (4, "four")):
     ROWS[f"w_ent_{key}"] = Row(f"w_ent x {share}", f"albar.py --w-ent {4 * share:g}")
     ROWS[f"w_gp_{key}"] = Row(f"w_gp x {share}", f"albar.py --w-gp {10 * share:g}")
 
+ROWS["gp_full"] = Row("--gp-norm full", "albar.py --gp-norm full")
+
 # A 2D network, as Sec. 6.1 of SMAD's paper has it; of SDN, which has no TSN, clips of one frame.
 TSN = "--model tsn_tiny --frames 3 --test-clips 25 --weights data/toy0/weights-tsn_tiny.pt"
 WEB_IMAGES = "omnidebias.py --web data/toy0/web-images"
@@ -182,7 +216,7 @@ DB_TEST = "--root data/toy0 --test data/db/val-1.txt --rare data/db/val-0.txt"
 named("plain sdn smad maat saar", db=(DB, DB_TEST))
 for share in ("0.75", "0.5", "0.25"):
     key = share.replace(".", "")
-    measure = f"--root data/toy0 --test data/db/val-{share}.txt"
+    measure = f"--root data/toy0 --test data/db/val-1.txt --rare data/db/val-{share}.txt"
     named("plain", **{f"db{key}": (DB, measure)})
 for part in ("bias", "mid", "rand", "all", "unbias"):
     ROWS[f"{part}_db"] = Row(
@@ -247,7 +281,7 @@ named("saar smad", mask=("", "cam --videos 0 --map actionness"))
 
 # What must be made before a run whose flags name it.
 TEACHER = (
-    "python omnidebias.py --baseline {flags} --out {out}-teacher && "
+    "python omnidebias.py --baseline {flags} --out {out}-teacher --overwrite && "
     "python omnidebias.py teach {items} --run {out}-teacher --out {out}-predictions && "
     "python omnidebias.py select {items} --labels data/toy0/scenes --teacher {out}-predictions "
     "--agree 0 --out {out}"
@@ -280,717 +314,530 @@ for bias, shares in (("look", ("0", "0.5", "0.95")), ("scene", ("0", "0.35", "0.
 
 
 # ---- Tables and claims ---------------------------------------------------------------------------
-def above(metric, *rows):
-    """Tests that each row is above the next in a metric."""
-    pairs = zip(rows, rows[1:], strict=False)
-    return tuple(f"{row}.{metric} > {other}.{metric}" for row, other in pairs)
-
-
-def below(metric, *rows):
-    return above(metric, *reversed(rows))
-
-
-STATIC = ("iid", "scuba", "scufo", "conflfg", "contrasted", "rare")
 TABLES = {}
 TABLES["main"] = Table(
-    title="All methods from one start with one recipe",
-    rows=tuple(MAIN.split()),
-    metrics=(*STATIC, "off_chance", "masked", "scene_probe", "log_ratio"),
-    seeds=5,
+    "All methods from one start with one recipe",
     text="Every row has the start weights, the optimiser and the steps of the first; the last two "
     "have the steps of the method that they start from before their own.",
-    claims=(
-        Claim("C34", "3D: IID far above rare (paper: 24.1)", ("plain.iid - plain.rare > 15",)),
-        Claim("C39", "SMAD: rare up", above("rare", "smad", "plain")),
-        Claim(
-            "C41",
-            "OmniDebias: rare, IID up, and rare more",
-            (
-                *above("rare", "omni", "plain"),
-                *above("iid", "omni", "plain"),
-                "omni.rare - plain.rare > omni.iid - plain.iid",
-            ),
-        ),
-        Claim(
-            "C42",
-            "their combination is the best on rare",
-            (*above("rare", "combined", "omni"), *above("rare", "combined", "smad")),
-        ),
-        Claim("C43", "and below OmniDebias on IID", below("iid", "combined", "omni")),
-        Claim(
-            "C47",
-            "web data: the gain on rare is over twice that on IID",
-            ("omni.rare - plain.rare > 2 * omni.iid - 2 * plain.iid",),
-        ),
-        Claim("C50", "rare: SMAD > SDN > plain", above("rare", "smad", "sdn", "plain")),
-        Claim(
-            "C101",
-            "rare: ALBAR with StillMix > ALBAR > StillMix > plain",
-            above("rare", "albar_stillmix", "albar", "stillmix", "plain"),
-        ),
-        Claim(
-            "C22",
-            "SDN without the humans: accuracy to chance, entropy to ln K",
-            (*below("masked", "sdn", "plain"), *above("masked_entropy", "sdn", "plain")),
-        ),
-    ),
+    metrics="iid scuba scufo conflfg contrasted rare off_chance masked scene_probe log_ratio",
+    seeds=5,
+    rows="""
+    plain
+    stillmix
+    sdn
+    smad
+    omni
+    combined
+    albar
+    albar_stillmix
+    albar_on_smad
+    albar_on_omni
+    """,
+    claims="""
+    C34 3D: IID far above rare (paper: 24.1)
+        plain.iid - plain.rare > 15
+    C39 SMAD: rare up
+        rare: smad > plain
+    C41 OmniDebias: rare, IID up, and rare more
+        rare: omni > plain
+        iid: omni > plain
+        omni.rare - plain.rare > omni.iid - plain.iid
+    C42 their combination is the best on rare
+        rare: combined > omni
+        rare: combined > smad
+    C43 and below OmniDebias on IID
+        iid: omni > combined
+    C47 web data: the gain on rare is over twice that on IID
+        omni.rare - plain.rare > 2 * omni.iid - 2 * plain.iid
+    C50 rare: SMAD > SDN > plain
+        rare: smad > sdn > plain
+    C101 rare: ALBAR with StillMix > ALBAR > StillMix > plain
+        rare: albar_stillmix > albar > stillmix > plain
+    C22 SDN without the humans: accuracy to chance, entropy to ln K
+        masked: plain > sdn
+        masked_entropy: sdn > plain
+    """,
 )
 TABLES["main-long"] = Table(
-    title="The same, twice as long (24 epochs)",
-    rows=tuple(f"{name}_long" for name in MAIN.split()),
-    metrics=TABLES["main"].metrics,
+    "The same, twice as long (24 epochs)",
+    metrics="iid scuba scufo conflfg contrasted rare off_chance masked scene_probe log_ratio",
+    seeds=3,
+    rows="""
+    plain_long
+    stillmix_long
+    sdn_long
+    smad_long
+    omni_long
+    combined_long
+    albar_long
+    albar_stillmix_long
+    albar_on_smad_long
+    albar_on_omni_long
+    """,
 )
 TABLES["albar-1"] = Table(
-    title="ALBAR, Table 1: augmentations, SDN and ALBAR (HMDB51)",
-    rows=("plain", "mixup", "videomix", "sdn", "stillmix", "albar", "albar_stillmix"),
-    metrics=STATIC,
+    "ALBAR, Table 1: augmentations, SDN and ALBAR (HMDB51)",
+    metrics="iid scuba scufo conflfg contrasted rare",
     seeds=5,
-    paper={
-        "": "IID / SCUBA / SCUFO / Confl-FG / contrasted",
-        "plain": "73.9 / 43.9 / 20.5 / 36.6 / 27.8",
-        "mixup": "74.6 / 43.1 / 21.2 / 36.6 / 26.1",
-        "videomix": "73.3 / 39.4 / 20.4 / 32.7 / 23.1",
-        "sdn": "74.7 / 40.0 / 20.2 / 34.9 / 22.9",
-        "stillmix": "74.8 / 51.8 / 13.4 / 47.4 / 40.3",
-        "albar": "72.8 / 53.5 / 1.5 / 48.1 / 53.2",
-        "albar_stillmix": "74.3 / 54.2 / 1.4 / 47.1 / 53.7",
-    },
-    claims=(
-        Claim(
-            "C85",
-            "contrasted: ALBAR > StillMix > plain > Mixup, VideoMix, SDN",
-            (
-                *above("contrasted", "albar", "stillmix", "plain", "mixup", "videomix"),
-                *above("contrasted", "plain", "sdn"),
-            ),
-        ),
-        Claim(
-            "C86", "SCUBA: ALBAR > StillMix > plain", above("scuba", "albar", "stillmix", "plain")
-        ),
-        Claim(
-            "C87", "SCUFO: ALBAR < StillMix < plain", below("scufo", "albar", "stillmix", "plain")
-        ),
-        Claim(
-            "C88",
-            "Confl-FG: ALBAR > StillMix > plain",
-            above("conflfg", "albar", "stillmix", "plain"),
-        ),
-        Claim(
-            "C89",
-            "contrasted: ALBAR is 12 points above StillMix",
-            ("albar.contrasted > stillmix.contrasted",),
-        ),
-        Claim(
-            "C90",
-            "IID: ALBAR costs, StillMix on top restores it",
-            (*below("iid", "albar", "plain"), *above("iid", "albar_stillmix", "albar")),
-        ),
-        Claim(
-            "C91",
-            "contrasted: StillMix on top adds",
-            (
-                *above("contrasted", "albar_stillmix", "albar"),
-                *above("contrasted", "albar_stillmix", "stillmix"),
-            ),
-        ),
-        Claim(
-            "C93",
-            "SDN does not help: SCUBA, contrasted below plain",
-            (*below("scuba", "sdn", "plain"), *below("contrasted", "sdn", "plain")),
-        ),
-        Claim("C102", "IID almost kept: ALBAR within 2 points", ("albar.iid > plain.iid - 2",)),
-        Claim(
-            "C104",
-            "on each background contrasted is ALBAR > StillMix > plain",
-            (
-                *above("contrasted_photo", "albar", "stillmix", "plain"),
-                *above("contrasted_texture", "albar", "stillmix", "plain"),
-                *above("contrasted_sinusoid", "albar", "stillmix", "plain"),
-            ),
-        ),
-        Claim(
-            "C97",
-            "a leak of the scene (boxes for masks) lifts plain more than ALBAR",
-            ("plain_leak.scuba - plain.scuba_sinusoid > albar_leak.scuba - albar.scuba_sinusoid",),
-        ),
-    ),
+    paper="IID / SCUBA / SCUFO / Confl-FG / contrasted",
+    rows="""
+    plain           73.9 / 43.9 / 20.5 / 36.6 / 27.8
+    mixup           74.6 / 43.1 / 21.2 / 36.6 / 26.1
+    videomix        73.3 / 39.4 / 20.4 / 32.7 / 23.1
+    sdn             74.7 / 40.0 / 20.2 / 34.9 / 22.9
+    stillmix        74.8 / 51.8 / 13.4 / 47.4 / 40.3
+    albar           72.8 / 53.5 / 1.5 / 48.1 / 53.2
+    albar_stillmix  74.3 / 54.2 / 1.4 / 47.1 / 53.7
+    """,
+    claims="""
+    C85 contrasted: ALBAR > StillMix > plain > Mixup, VideoMix, SDN
+        contrasted: albar > stillmix > plain > mixup > videomix
+        contrasted: plain > sdn
+    C86 SCUBA: ALBAR > StillMix > plain
+        scuba: albar > stillmix > plain
+    C87 SCUFO: ALBAR < StillMix < plain
+        scufo: plain > stillmix > albar
+    C88 Confl-FG: ALBAR > StillMix > plain
+        conflfg: albar > stillmix > plain
+    C89 contrasted: ALBAR is 12 points above StillMix
+        contrasted: albar > stillmix
+    C90 IID: ALBAR costs, StillMix on top restores it
+        iid: plain > albar
+        iid: albar_stillmix > albar
+    C91 contrasted: StillMix on top adds
+        contrasted: albar_stillmix > albar
+        contrasted: albar_stillmix > stillmix
+    C93 SDN does not help: SCUBA, contrasted below plain
+        scuba: plain > sdn
+        contrasted: plain > sdn
+    C102 IID almost kept: ALBAR within 2 points
+        albar.iid > plain.iid - 2
+    C104 on each background contrasted is ALBAR > StillMix > plain
+        contrasted_photo: albar > stillmix > plain
+        contrasted_texture: albar > stillmix > plain
+        contrasted_sinusoid: albar > stillmix > plain
+    C97 a leak of the scene (boxes for masks) lifts plain more than ALBAR
+        plain_leak.scuba - plain.scuba_sinusoid > albar_leak.scuba - albar.scuba_sinusoid
+    """,
 )
 TABLES["albar-3"] = Table(
-    title="ALBAR, Table 3: its losses",
-    rows=("plain", "adv", "ent", "gp", "adv_ent", "adv_gp", "ent_gp", "albar"),
-    metrics=STATIC[:5],
+    "ALBAR, Table 3: its losses",
+    metrics="iid scuba scufo conflfg contrasted",
     seeds=5,
-    paper={
-        "": "IID / SCUBA / SCUFO / Confl-FG / contrasted",
-        "plain": "73.9 / 43.9 / 20.5 / 36.6 / 27.8",
-        "adv": "72.6 / 42.3 / 0.0 / 32.8 / 42.3",
-        "ent": "71.6 / 46.0 / 3.0 / 38.4 / 44.3",
-        "gp": "72.1 / 41.1 / 14.7 / 35.2 / 29.2",
-        "adv_ent": "72.2 / 46.8 / 0.5 / 41.1 / 46.7",
-        "adv_gp": "71.7 / 45.9 / 0.0 / 38.5 / 45.9",
-        "ent_gp": "73.9 / 49.1 / 9.7 / 42.9 / 41.1",
-        "albar": "72.8 / 53.5 / 1.5 / 48.1 / 53.2",
-    },
-    claims=(
-        Claim(
-            "C105",
-            "adv alone flips labels: SCUFO below chance, SCUBA not above plain",
-            (f"adv.scufo < {CHANCE}", *below("scuba", "adv", "plain")),
-        ),
-        Claim("C106", "ent alone helps", above("contrasted", "ent", "plain")),
-        Claim("C107", "gp alone changes little", ("gp.contrasted ~ plain.contrasted +- 3",)),
-        Claim(
-            "C108",
-            "adv + ent above either",
-            (*above("contrasted", "adv_ent", "adv"), *above("contrasted", "adv_ent", "ent")),
-        ),
-        Claim("C109", "adv + gp above adv", above("contrasted", "adv_gp", "adv")),
-        Claim(
-            "C110",
-            "ent + gp: IID above all three; SCUFO above ent",
-            (*above("iid", "ent_gp", "albar"), *above("scufo", "ent_gp", "ent")),
-        ),
-        Claim(
-            "C111",
-            "all three above every other",
-            tuple(
-                f"albar.contrasted > {row}.contrasted"
-                for row in ("adv", "ent", "gp", "adv_ent", "adv_gp", "ent_gp")
-            ),
-        ),
-    ),
+    paper="IID / SCUBA / SCUFO / Confl-FG / contrasted",
+    rows="""
+    plain    73.9 / 43.9 / 20.5 / 36.6 / 27.8
+    adv      72.6 / 42.3 / 0.0 / 32.8 / 42.3
+    ent      71.6 / 46.0 / 3.0 / 38.4 / 44.3
+    gp       72.1 / 41.1 / 14.7 / 35.2 / 29.2
+    adv_ent  72.2 / 46.8 / 0.5 / 41.1 / 46.7
+    adv_gp   71.7 / 45.9 / 0.0 / 38.5 / 45.9
+    ent_gp   73.9 / 49.1 / 9.7 / 42.9 / 41.1
+    albar    72.8 / 53.5 / 1.5 / 48.1 / 53.2
+    """,
+    claims="""
+    C105 adv alone flips labels: SCUFO below chance, SCUBA not above plain
+        adv.scufo < 12.5
+        scuba: plain > adv
+    C106 ent alone helps
+        contrasted: ent > plain
+    C107 gp alone changes little
+        gp.contrasted ~ plain.contrasted +- 3
+    C108 adv + ent above either
+        contrasted: adv_ent > adv
+        contrasted: adv_ent > ent
+    C109 adv + gp above adv
+        contrasted: adv_gp > adv
+    C110 ent + gp: IID above all three; SCUFO above ent
+        iid: ent_gp > albar
+        scufo: ent_gp > ent
+    C111 all three above every other
+        contrasted: albar > adv
+        contrasted: albar > ent
+        contrasted: albar > gp
+        contrasted: albar > adv_ent
+        contrasted: albar > adv_gp
+        contrasted: albar > ent_gp
+    """,
 )
 TABLES["albar-4"] = Table(
-    title="ALBAR, Table 4: the static frame",
-    rows=("albar", "random_frame", "first_frame", "last_frame"),
-    metrics=STATIC[:5],
-    paper={
-        "": "IID / SCUBA / SCUFO / Confl-FG / contrasted",
-        "albar": "72.8 / 53.5 / 1.5 / 48.1 / 53.2",
-        "random_frame": "73.2 / 53.2 / 0.4 / 49.8 / 53.0",
-        "first_frame": "72.8 / 50.9 / 0.2 / 45.6 / 50.9",
-        "last_frame": "72.7 / 49.5 / 0.4 / 42.4 / 49.4",
-    },
-    claims=(
-        Claim(
-            "C112",
-            "contrasted: middle > random > first > last",
-            above("contrasted", "albar", "random_frame", "first_frame", "last_frame"),
-        ),
-    ),
+    "ALBAR, Table 4: the static frame",
     text="The row ALBAR has the middle frame. In a fifth of the clips the first frames show no "
     "actor, in another fifth the last.",
+    metrics="iid scuba scufo conflfg contrasted",
+    seeds=3,
+    paper="IID / SCUBA / SCUFO / Confl-FG / contrasted",
+    rows="""
+    albar         72.8 / 53.5 / 1.5 / 48.1 / 53.2
+    random_frame  73.2 / 53.2 / 0.4 / 49.8 / 53.0
+    first_frame   72.8 / 50.9 / 0.2 / 45.6 / 50.9
+    last_frame    72.7 / 49.5 / 0.4 / 42.4 / 49.4
+    """,
+    claims="""
+    C112 contrasted: middle > random > first > last
+        contrasted: albar > random_frame > first_frame > last_frame
+    """,
 )
 TABLES["albar-10"] = Table(
-    title="ALBAR, Tables 10 to 12: its weights",
-    rows=(
-        "plain",
-        "ent_gp",
-        "w_adv_half",
-        "albar",
-        "w_adv_double",
-        "w_adv_four",
-        "adv_gp",
-        "w_ent_half",
-        "w_ent_double",
-        "adv_ent",
-        "w_gp_half",
-        "w_gp_double",
-        "w_gp_four",
-    ),
-    metrics=STATIC[:5],
-    paper={
-        "": "contrasted (its weights x 0.5, 1, 2, 4; 0 is plain)",
-        "plain": "27.8",
-        "w_adv_half": "46.6",
-        "albar": "53.0",
-        "w_adv_double": "44.5",
-        "w_adv_four": "27.8",
-        "w_ent_half": "51.7",
-        "w_ent_double": "49.3",
-        "w_gp_half": "49.8",
-        "w_gp_double": "48.8",
-    },
-    claims=(
-        Claim(
-            "C113",
-            "w_adv: contrasted peaks at 1, IID falls with it",
-            (
-                *above("contrasted", "albar", "w_adv_half"),
-                *above("contrasted", "albar", "w_adv_double", "w_adv_four"),
-                "slope(w_adv_half.iid, albar.iid, w_adv_double.iid, w_adv_four.iid) < 0",
-            ),
-        ),
-        Claim(
-            "C114",
-            "w_ent: contrasted peaks at 4",
-            (
-                *above("contrasted", "albar", "w_ent_half"),
-                *above("contrasted", "albar", "w_ent_double"),
-            ),
-        ),
-        Claim(
-            "C115",
-            "w_gp: contrasted peaks at 10",
-            (
-                *above("contrasted", "albar", "w_gp_half"),
-                *above("contrasted", "albar", "w_gp_double"),
-            ),
-        ),
-        Claim(
-            "C116",
-            "the penalty steadies training: validation accuracy moves less from epoch to epoch",
-            below("unrest", "albar", "adv_ent"),
-        ),
-    ),
-    text="The rows ent + gp, adv + gp and adv + ent have one weight 0, which the paper's tables "
-    "give as plain training.",
+    "ALBAR, Tables 10 to 12: its weights",
+    text="The rows ent + gp, adv + gp and adv + ent have one weight 0; the paper gives plain "
+    "training there.",
+    metrics="iid scuba scufo conflfg contrasted",
+    seeds=3,
+    paper="contrasted (its weights x 0.5, 1, 2, 4; 0 is plain)",
+    rows="""
+    plain         27.8
+    ent_gp
+    w_adv_half    46.6
+    albar         53.0
+    w_adv_double  44.5
+    w_adv_four    27.8
+    adv_gp
+    w_ent_half    51.7
+    w_ent_double  49.3
+    adv_ent
+    w_gp_half     49.8
+    w_gp_double   48.8
+    w_gp_four
+    gp_full
+    """,
+    claims="""
+    C113 w_adv: contrasted peaks at 1, IID falls with it
+        contrasted: albar > w_adv_half
+        contrasted: albar > w_adv_double > w_adv_four
+        trend iid: w_adv_half > albar > w_adv_double > w_adv_four
+    C114 w_ent: contrasted peaks at 4
+        contrasted: albar > w_ent_half
+        contrasted: albar > w_ent_double
+    C115 w_gp: contrasted peaks at 10
+        contrasted: albar > w_gp_half
+        contrasted: albar > w_gp_double
+    C116 the penalty steadies training: validation accuracy moves less from epoch to epoch
+        unrest: adv_ent > albar
+    """,
 )
 TABLES["sdn-5"] = Table(
-    title="SDN, Table 5: its losses",
-    rows=("plain", "sdn_ent", "sdn_adv", "sdn"),
-    metrics=(
-        "iid",
-        "rare",
-        "scuba",
-        "contrasted",
-        "masked",
-        "masked_entropy",
-        "scene_probe",
-        "adversary",
-    ),
+    "SDN, Table 5: its losses",
+    metrics="iid rare scuba contrasted masked masked_entropy scene_probe adversary",
     seeds=5,
-    paper={
-        "": "HMDB51 after transfer",
-        "plain": "53.6",
-        "sdn_ent": "55.1",
-        "sdn_adv": "56.2",
-        "sdn": "56.7",
-    },
-    claims=(
-        Claim(
-            "C3",
-            "a fresh scene probe falls",
-            (*below("scene_probe", "sdn_adv", "plain"), *below("scene_probe", "sdn", "plain")),
-        ),
-        Claim("C16", "rare: L_Ent helps alone", above("rare", "sdn_ent", "plain")),
-        Claim("C17", "rare: L_Adv > L_Ent > neither", above("rare", "sdn_adv", "sdn_ent", "plain")),
-        Claim(
-            "C18",
-            "rare: both above each",
-            (*above("rare", "sdn", "sdn_adv"), *above("rare", "sdn", "sdn_ent")),
-        ),
-        Claim(
-            "C20",
-            "a 3D network gains, and a 2D one",
-            (*above("rare", "sdn", "plain"), *above("rare", "frame_sdn", "frame")),
-        ),
-        Claim(
-            "C21",
-            "class activation maps move to the actor",
-            above("inside", "sdn_cam", "plain_cam"),
-        ),
-    ),
+    paper="HMDB51 after transfer",
+    rows="""
+    plain    53.6
+    sdn_ent  55.1
+    sdn_adv  56.2
+    sdn      56.7
+    """,
+    claims="""
+    C3 a fresh scene probe falls
+        scene_probe: plain > sdn_adv
+        scene_probe: plain > sdn
+    C16 rare: L_Ent helps alone
+        rare: sdn_ent > plain
+    C17 rare: L_Adv > L_Ent > neither
+        rare: sdn_adv > sdn_ent > plain
+    C18 rare: both above each
+        rare: sdn > sdn_adv
+        rare: sdn > sdn_ent
+    C20 a 3D network gains, and a 2D one
+        rare: sdn > plain
+        rare: frame_sdn > frame
+    C21 class activation maps move to the actor
+        inside: sdn_cam > plain_cam
+    """,
 )
 TABLES["sdn-4"] = Table(
-    title="SDN, Table 4 and Sec. 4.2: scene labels and lambda, without L_Ent",
-    rows=(
-        "plain",
-        "sdn_hard",
-        "sdn_adv",
-        "sdn_watch",
-        "sdn_lam1",
-        "sdn_lam2",
-        "sdn_clear",
-        "sdn_noisy",
-    ),
-    metrics=TABLES["sdn-5"].metrics,
-    seeds=5,
-    paper={"": "HMDB51 after transfer", "plain": "53.6", "sdn_hard": "54.5", "sdn_adv": "56.2"},
-    claims=(
-        Claim("C14", "rare: soft > hard > none", above("rare", "sdn_adv", "sdn_hard", "plain")),
-        Claim(
-            "C23",
-            "an inner lambda is the best: 0.5 above 0 and 2",
-            (*above("rare", "sdn_adv", "sdn_watch"), *above("rare", "sdn_adv", "sdn_lam2")),
-        ),
-        Claim(
-            "C3b",
-            "the adversary's own accuracy falls, against one that only watches",
-            below("adversary", "sdn_adv", "sdn_watch"),
-        ),
-    ),
+    "SDN, Table 4 and Sec. 4.2: scene labels and lambda, without L_Ent",
     text="Of the scene labels' first guesses 68 % are right, of the clear ones 98 %, of the noisy "
     "ones 30 %.",
+    metrics="iid rare scuba contrasted masked masked_entropy scene_probe adversary",
+    seeds=5,
+    paper="HMDB51 after transfer",
+    rows="""
+    plain      53.6
+    sdn_hard   54.5
+    sdn_adv    56.2
+    sdn_watch
+    sdn_lam1
+    sdn_lam2
+    sdn_clear
+    sdn_noisy
+    """,
+    claims="""
+    C14 rare: soft > hard > none
+        rare: sdn_adv > sdn_hard > plain
+    C23 an inner lambda is the best: 0.5 above 0 and 2
+        rare: sdn_adv > sdn_watch
+        rare: sdn_adv > sdn_lam2
+    C3b the adversary's own accuracy falls, against one that only watches
+        adversary: sdn_watch > sdn_adv
+    """,
 )
 TABLES["smad-7"] = Table(
-    title="SMAD, Table 7: MAAT and SAAR",
-    rows=(
-        "plain",
-        "saar",
-        "maat",
-        "smad",
-        "maat_scene",
-        "maat_clear",
-        "maat_noisy",
-        "maat_w2",
-        "smad_w2",
-    ),
-    metrics=("iid", "rare", "scuba", "contrasted", "masked", "scene_probe"),
+    "SMAD, Table 7: MAAT and SAAR",
+    metrics="iid rare scuba contrasted masked scene_probe",
     seeds=5,
-    paper={"": "ARAS-64", "plain": "51.0", "saar": "51.6", "maat": "55.8", "smad": "58.4"},
-    claims=(
-        Claim(
-            "C66",
-            "rare: both > MAAT > SAAR > neither",
-            above("rare", "smad", "maat", "saar", "plain"),
-        ),
-        Claim(
-            "C68",
-            "rare: SAAR gains more on top of MAAT",
-            ("smad.rare - maat.rare > saar.rare - plain.rare",),
-        ),
-        Claim(
-            "C70",
-            "with four times the weight SAAR loses less IID",
-            ("smad_w2.iid - smad.iid > maat_w2.iid - maat.iid",),
-        ),
-        Claim(
-            "C74",
-            "the labels' source matters little",
-            ("maat_clear.rare ~ maat_scene.rare +- 3", "maat_noisy.rare ~ maat_scene.rare +- 3"),
-        ),
-        Claim(
-            "C75",
-            "class activation maps move to the actor, the mask is there",
-            (*above("inside", "smad_cam", "plain_cam"), "smad_mask.inside > smad_mask.area"),
-        ),
-    ),
+    paper="ARAS-64",
+    rows="""
+    plain       51.0
+    saar        51.6
+    maat        55.8
+    smad        58.4
+    maat_scene
+    maat_clear
+    maat_noisy
+    maat_w2
+    smad_w2
+    """,
+    claims="""
+    C66 rare: both > MAAT > SAAR > neither
+        rare: smad > maat > saar > plain
+    C68 rare: SAAR gains more on top of MAAT
+        smad.rare - maat.rare > saar.rare - plain.rare
+    C70 with four times the weight SAAR loses less IID
+        smad_w2.iid - smad.iid > maat_w2.iid - maat.iid
+    C74 the labels' source matters little
+        maat_clear.rare ~ maat_scene.rare +- 3
+        maat_noisy.rare ~ maat_scene.rare +- 3
+    C75 class activation maps move to the actor, the mask is there
+        inside: smad_cam > plain_cam
+        smad_mask.inside > smad_mask.area
+    """,
 )
 TABLES["smad-4"] = Table(
-    title="SMAD, Table 4: independence, separation, sufficiency",
-    rows=("plain", "smad", "omni", "combined"),
-    metrics=("independence", "amplified", "separation", "sufficiency", "equalised_odds"),
+    "SMAD, Table 4: independence, separation, sufficiency",
+    metrics="independence amplified separation sufficiency equalised_odds",
     seeds=5,
-    paper={
-        "": "independence (amplified) / separation / sufficiency",
-        "plain": "0.498 (+0.011) / 0.376 / 0.356",
-        "smad": "0.490 (+0.003) / 0.373 / 0.366",
-        "omni": "0.496 (+0.009) / 0.334 / 0.321",
-        "combined": "0.491 (+0.004) / 0.321 / 0.327",
-    },
-    claims=(
-        Claim("C52", "I(Y';S) - I(Y;S): plain > SMAD", below("amplified", "smad", "plain")),
-        Claim(
-            "C53",
-            "separation: plain > SMAD > OmniDebias",
-            above("separation", "plain", "smad", "omni"),
-        ),
-        Claim(
-            "C54",
-            "sufficiency: worse by SMAD, better by web data",
-            (*above("sufficiency", "smad", "plain"), *below("sufficiency", "omni", "plain")),
-        ),
-        Claim(
-            "C55",
-            "OmniDebias lowers all three",
-            (
-                *below("amplified", "omni", "plain"),
-                *below("separation", "omni", "plain"),
-                *below("sufficiency", "omni", "plain"),
-            ),
-        ),
-    ),
+    paper="independence (amplified) / separation / sufficiency",
+    rows="""
+    plain     0.498 (+0.011) / 0.376 / 0.356
+    smad      0.490 (+0.003) / 0.373 / 0.366
+    omni      0.496 (+0.009) / 0.334 / 0.321
+    combined  0.491 (+0.004) / 0.321 / 0.327
+    """,
+    claims="""
+    C52 I(Y';S) - I(Y;S): plain > SMAD
+        amplified: plain > smad
+    C53 separation: plain > SMAD > OmniDebias
+        separation: plain > smad > omni
+    C54 sufficiency: worse by SMAD, better by web data
+        sufficiency: smad > plain > omni
+    C55 OmniDebias lowers all three
+        amplified: plain > omni
+        separation: plain > omni
+        sufficiency: plain > omni
+    """,
 )
 TABLES["smad-3"] = Table(
-    title="SMAD, Tables 3, 7 and Fig. 3: re-distributed by scene (K200db)",
-    rows=("plain_db", "sdn_db", "saar_db", "maat_db", "smad_db"),
-    metrics=("iid", "rare"),
-    seeds=5,
-    paper={
-        "": "K200db-val",
-        "plain_db": "51.9",
-        "sdn_db": "54.0",
-        "saar_db": "52.7",
-        "maat_db": "54.3",
-        "smad_db": "55.0",
-    },
-    claims=(
-        Claim("C34b", "3D: IID above K200db-val", ("plain_db.iid > plain_db.rare",)),
-        Claim(
-            "C35",
-            "accuracy falls with the share of scenes that training shares",
-            (
-                "slope(plain_db.rare, plain_db025.iid, plain_db05.iid, plain_db075.iid, "
-                "plain_db.iid) > 0",
-            ),
-        ),
-        Claim("C39b", "SMAD: K200db-val up", above("rare", "smad_db", "plain_db")),
-        Claim(
-            "C49", "K200db-val: SMAD > SDN > plain", above("rare", "smad_db", "sdn_db", "plain_db")
-        ),
-        Claim(
-            "C67",
-            "K200db-val: both > MAAT > SAAR > neither",
-            above("rare", "smad_db", "maat_db", "saar_db", "plain_db"),
-        ),
-    ),
+    "SMAD, Tables 3, 7 and Fig. 3: re-distributed by scene (K200db)",
     text="IID is the validation list of training's scenes, rare (the paper's K200db-val) that of "
     "scenes which training never shows with the action.",
+    metrics="iid rare",
+    seeds=5,
+    paper="K200db-val",
+    rows="""
+    plain_db  51.9
+    sdn_db    54.0
+    saar_db   52.7
+    maat_db   54.3
+    smad_db   55.0
+    """,
+    claims="""
+    C34b 3D: IID above K200db-val
+        plain_db.iid > plain_db.rare
+    C35 accuracy falls with the share of scenes that training shares
+        trend rare: plain_db075 > plain_db05 > plain_db025 > plain_db
+    C39b SMAD: K200db-val up
+        rare: smad_db > plain_db
+    C49 K200db-val: SMAD > SDN > plain
+        rare: smad_db > sdn_db > plain_db
+    C67 K200db-val: both > MAAT > SAAR > neither
+        rare: smad_db > maat_db > saar_db > plain_db
+    """,
 )
 TABLES["smad-8"] = Table(
-    title="SMAD, Table 8: aspects, re-distributed by scene and object",
-    rows=("both_none", "both_object", "both_scene", "both_two", "both_five"),
-    metrics=("iid", "rare"),
-    seeds=5,
-    paper={
-        "": "K200-both-split",
-        "both_none": "51.7",
-        "both_object": "52.9",
-        "both_scene": "53.2",
-        "both_two": "53.5",
-        "both_five": "53.8",
-    },
-    claims=(
-        Claim(
-            "C71",
-            "rare: scene and object > scene > object > none",
-            above("rare", "both_two", "both_scene", "both_object", "both_none"),
-        ),
-        Claim("C72", "five aspects above two", above("rare", "both_five", "both_two")),
-    ),
+    "SMAD, Table 8: aspects, re-distributed by scene and object",
     text="Without SAAR.",
-)
-PARTS = ("bias", "mid", "rand", "all", "unbias")
-WEB = tuple(f"web_{part}" for part in PARTS[:4])
-TABLES["omnidebias-9"] = Table(
-    title="OmniDebias, Table 9 (clips, 3D): which part of the web",
-    rows=("plain", *WEB, "omni"),
-    metrics=("iid", "rare", "scuba", "contrasted", "scene_probe"),
+    metrics="iid rare",
     seeds=5,
-    paper={
-        "": "ARAS-64 / K200db-val / K200-val",
-        "plain": "51.0 / 51.9 / 75.1",
-        "web_rand": "62.3 / 56.8 / 77.4",
-        "web_all": "63.4 / 58.5 / 78.3",
-        "omni": "64.7 / 59.8 / 78.1",
-    },
-    claims=(
-        Claim(
-            "C80",
-            "rare: unbias > all > rand > none",
-            above("rare", "omni", "web_all", "web_rand", "plain"),
-        ),
-        Claim(
-            "C82", "rare: the rarest third above all of the web", above("rare", "omni", "web_all")
-        ),
-        Claim(
-            "C83",
-            "the gap from IID to rare shrinks",
-            ("plain.iid - plain.rare > omni.iid - omni.rare",),
-        ),
-        Claim(
-            "C84",
-            "the whole web helps on rare and on IID",
-            (*above("rare", "web_all", "plain"), *above("iid", "web_all", "plain")),
-        ),
-    ),
+    paper="K200-both-split",
+    rows="""
+    both_none    51.7
+    both_object  52.9
+    both_scene   53.2
+    both_two     53.5
+    both_five    53.8
+    """,
+    claims="""
+    C71 rare: scene and object > scene > object > none
+        rare: both_two > both_scene > both_object > both_none
+    C72 five aspects above two
+        rare: both_five > both_two
+    """,
+)
+TABLES["omnidebias-9"] = Table(
+    "OmniDebias, Table 9 (clips, 3D): which part of the web",
+    metrics="iid rare scuba contrasted scene_probe",
+    seeds=5,
+    paper="ARAS-64 / K200db-val / K200-val",
+    rows="""
+    plain     51.0 / 51.9 / 75.1
+    web_bias
+    web_mid
+    web_rand  62.3 / 56.8 / 77.4
+    web_all   63.4 / 58.5 / 78.3
+    omni      64.7 / 59.8 / 78.1
+    """,
+    claims="""
+    C80 rare: unbias > all > rand > none
+        rare: omni > web_all > web_rand > plain
+    C82 rare: the rarest third above all of the web
+        rare: omni > web_all
+    C83 the gap from IID to rare shrinks
+        plain.iid - plain.rare > omni.iid - omni.rare
+    C84 the whole web helps on rare and on IID
+        rare: web_all > plain
+        iid: web_all > plain
+    """,
 )
 TABLES["omnidebias-9-db"] = Table(
-    title="OmniDebias, Tables 9 and 2 (clips, 3D): re-distributed by scene",
-    rows=("plain_db", *(f"{part}_db" for part in PARTS), "smad_db", "combined_db"),
-    metrics=("iid", "rare"),
-    paper={
-        "": "K200db-val / K200-val",
-        "plain_db": "51.9 / 75.1",
-        "rand_db": "56.8 / 77.4",
-        "all_db": "58.5 / 78.3",
-        "unbias_db": "59.8 / 78.1",
-        "smad_db": "55.0 / 74.6",
-        "combined_db": "62.7 / 78.4",
-    },
-    claims=(
-        Claim("C41b", "OmniDebias: K200db-val up", above("rare", "unbias_db", "plain_db")),
-        Claim(
-            "C42b",
-            "the combination is the best",
-            (*above("rare", "combined_db", "unbias_db"), *above("rare", "combined_db", "smad_db")),
-        ),
-        Claim(
-            "C48",
-            "the combination takes a quarter or more off the drop",
-            ("0.75 * (plain_db.iid - plain_db.rare) > combined_db.iid - combined_db.rare",),
-        ),
-        Claim(
-            "C81",
-            "K200db-val: unbias > all > rand > none; IID: all above unbias",
-            (
-                *above("rare", "unbias_db", "all_db", "rand_db", "plain_db"),
-                *above("iid", "all_db", "unbias_db"),
-            ),
-        ),
-    ),
+    "OmniDebias, Tables 9 and 2 (clips, 3D): re-distributed by scene",
     text="Teacher and web lists were made from the split's own training list.",
+    metrics="iid rare",
+    seeds=3,
+    paper="K200db-val / K200-val",
+    rows="""
+    plain_db     51.9 / 75.1
+    bias_db
+    mid_db
+    rand_db      56.8 / 77.4
+    all_db       58.5 / 78.3
+    unbias_db    59.8 / 78.1
+    smad_db      55.0 / 74.6
+    combined_db  62.7 / 78.4
+    """,
+    claims="""
+    C41b OmniDebias: K200db-val up
+        rare: unbias_db > plain_db
+    C42b the combination is the best
+        rare: combined_db > unbias_db
+        rare: combined_db > smad_db
+    C48 the combination takes a quarter or more off the drop
+        0.75 * (plain_db.iid - plain_db.rare) > combined_db.iid - combined_db.rare
+    C81 K200db-val: unbias > all > rand > none; IID: all above unbias
+        rare: unbias_db > all_db > rand_db > plain_db
+        iid: all_db > unbias_db
+    """,
 )
-TSN_WEB = tuple(f"tsn_{part}" for part in PARTS[:4])
 TABLES["omnidebias-9-2d"] = Table(
-    title="OmniDebias and SMAD, Tables 9, 2 and 1 (images, 2D)",
-    rows=("tsn", *TSN_WEB, "tsn_omni", "tsn_smad", "tsn_combined"),
-    metrics=("iid", "rare", "scuba", "scene_probe"),
+    "OmniDebias and SMAD, Tables 9, 2 and 1 (images, 2D)",
+    metrics="iid rare scuba scene_probe",
     seeds=5,
-    paper={
-        "": "ARAS-64 / K200db-val / K200-val",
-        "tsn": "55.8 / 53.7 / 76.2",
-        "tsn_bias": "60.0 / 53.9 / 76.0",
-        "tsn_mid": "60.5 / 55.1 / 76.3",
-        "tsn_rand": "64.1 / 57.5 / 77.2",
-        "tsn_all": "65.5 / 58.4 / 77.8",
-        "tsn_omni": "68.3 / 60.0 / 77.4",
-        "tsn_smad": "60.3 / 55.7 / 75.5",
-        "tsn_combined": "70.9 / 62.0 / 78.1",
-    },
-    claims=(
-        Claim("C33", "2D: IID far above rare (paper: 20.4)", ("tsn.iid - tsn.rare > 15",)),
-        Claim(
-            "C38",
-            "SMAD: rare up, IID at a small loss",
-            (*above("rare", "tsn_smad", "tsn"), "tsn_smad.iid > tsn.iid - 2"),
-        ),
-        Claim(
-            "C40",
-            "OmniDebias: rare, IID up, and rare more",
-            (
-                *above("rare", "tsn_omni", "tsn"),
-                *above("iid", "tsn_omni", "tsn"),
-                "tsn_omni.rare - tsn.rare > tsn_omni.iid - tsn.iid",
-            ),
-        ),
-        Claim(
-            "C42c",
-            "their combination is the best on rare",
-            (
-                *above("rare", "tsn_combined", "tsn_omni"),
-                *above("rare", "tsn_combined", "tsn_smad"),
-            ),
-        ),
-        Claim(
-            "C77",
-            "rare: unbias > all > rand > mid > bias > none",
-            above("rare", "tsn_omni", "tsn_all", "tsn_rand", "tsn_mid", "tsn_bias", "tsn"),
-        ),
-        Claim(
-            "C79",
-            "IID: all above unbias; bias below none",
-            (*above("iid", "tsn_all", "tsn_omni"), *below("iid", "tsn_bias", "tsn")),
-        ),
-        Claim(
-            "C82b",
-            "rare: the rarest third above all of the web",
-            above("rare", "tsn_omni", "tsn_all"),
-        ),
-        Claim(
-            "C83b",
-            "the gap from IID to rare shrinks",
-            ("tsn.iid - tsn.rare > tsn_omni.iid - tsn_omni.rare",),
-        ),
-    ),
+    paper="ARAS-64 / K200db-val / K200-val",
+    rows="""
+    tsn           55.8 / 53.7 / 76.2
+    tsn_bias      60.0 / 53.9 / 76.0
+    tsn_mid       60.5 / 55.1 / 76.3
+    tsn_rand      64.1 / 57.5 / 77.2
+    tsn_all       65.5 / 58.4 / 77.8
+    tsn_omni      68.3 / 60.0 / 77.4
+    tsn_smad      60.3 / 55.7 / 75.5
+    tsn_combined  70.9 / 62.0 / 78.1
+    """,
+    claims="""
+    C33 2D: IID far above rare (paper: 20.4)
+        tsn.iid - tsn.rare > 15
+    C38 SMAD: rare up, IID at a small loss
+        rare: tsn_smad > tsn
+        tsn_smad.iid > tsn.iid - 2
+    C40 OmniDebias: rare, IID up, and rare more
+        rare: tsn_omni > tsn
+        iid: tsn_omni > tsn
+        tsn_omni.rare - tsn.rare > tsn_omni.iid - tsn.iid
+    C42c their combination is the best on rare
+        rare: tsn_combined > tsn_omni
+        rare: tsn_combined > tsn_smad
+    C77 rare: unbias > all > rand > mid > bias > none
+        rare: tsn_omni > tsn_all > tsn_rand > tsn_mid > tsn_bias > tsn
+    C79 IID: all above unbias; bias below none
+        iid: tsn_all > tsn_omni
+        iid: tsn > tsn_bias
+    C82b rare: the rarest third above all of the web
+        rare: tsn_omni > tsn_all
+    C83b the gap from IID to rare shrinks
+        tsn.iid - tsn.rare > tsn_omni.iid - tsn_omni.rare
+    """,
 )
 TABLES["omnidebias-9-2d-db"] = Table(
-    title="The same, re-distributed by scene",
-    rows=("tsn_db", *(f"tsn_{part}_db" for part in PARTS), "tsn_smad_db", "tsn_combined_db"),
-    metrics=("iid", "rare"),
-    paper={
-        "": "K200db-val / K200-val",
-        "tsn_db": "53.7 / 76.2",
-        "tsn_bias_db": "53.9 / 76.0",
-        "tsn_mid_db": "55.1 / 76.3",
-        "tsn_rand_db": "57.5 / 77.2",
-        "tsn_all_db": "58.4 / 77.8",
-        "tsn_unbias_db": "60.0 / 77.4",
-        "tsn_smad_db": "55.7 / 75.5",
-        "tsn_combined_db": "62.0 / 78.1",
-    },
-    claims=(
-        Claim("C38b", "SMAD: K200db-val up", above("rare", "tsn_smad_db", "tsn_db")),
-        Claim("C40b", "OmniDebias: K200db-val up", above("rare", "tsn_unbias_db", "tsn_db")),
-        Claim(
-            "C78",
-            "K200db-val: unbias > all > rand > mid > bias > none",
-            above(
-                "rare",
-                *(f"tsn_{part}_db" for part in ("unbias", "all", "rand", "mid", "bias")),
-                "tsn_db",
-            ),
-        ),
-    ),
+    "The same, re-distributed by scene",
+    metrics="iid rare",
+    seeds=3,
+    paper="K200db-val / K200-val",
+    rows="""
+    tsn_db           53.7 / 76.2
+    tsn_bias_db      53.9 / 76.0
+    tsn_mid_db       55.1 / 76.3
+    tsn_rand_db      57.5 / 77.2
+    tsn_all_db       58.4 / 77.8
+    tsn_unbias_db    60.0 / 77.4
+    tsn_smad_db      55.7 / 75.5
+    tsn_combined_db  62.0 / 78.1
+    """,
+    claims="""
+    C38b SMAD: K200db-val up
+        rare: tsn_smad_db > tsn_db
+    C40b OmniDebias: K200db-val up
+        rare: tsn_unbias_db > tsn_db
+    C78 K200db-val: unbias > all > rand > mid > bias > none
+        rare: tsn_unbias_db > tsn_all_db > tsn_rand_db > tsn_mid_db > tsn_bias_db > tsn_db
+    """,
 )
 TABLES["omnidebias-2"] = Table(
-    title="SMAD and OmniDebias, Table 2: weaker bias (the whole of Kinetics-400)",
-    rows=("plain_weak", "smad_weak", "omni_weak", "combined_weak"),
-    metrics=("iid", "rare"),
-    paper={
-        "": "ARAS / K400-val",
-        "plain_weak": "51.5 / 68.3",
-        "smad_weak": "55.0 / 68.2",
-        "omni_weak": "60.2 / 71.0",
-        "combined_weak": "61.2 / 70.8",
-    },
-    claims=(
-        Claim(
-            "C44",
-            "SMAD: rare up, IID at a small loss",
-            (*above("rare", "smad_weak", "plain_weak"), "smad_weak.iid > plain_weak.iid - 2"),
-        ),
-        Claim(
-            "C45",
-            "OmniDebias: rare and IID up",
-            (*above("rare", "omni_weak", "plain_weak"), *above("iid", "omni_weak", "plain_weak")),
-        ),
-        Claim(
-            "C46",
-            "the combination is the best on rare",
-            (
-                *above("rare", "combined_weak", "omni_weak"),
-                *above("rare", "combined_weak", "smad_weak"),
-            ),
-        ),
-    ),
+    "SMAD and OmniDebias, Table 2: weaker bias (the whole of Kinetics-400)",
     text="Trained on pretrain.txt and train.txt together.",
+    metrics="iid rare",
+    seeds=3,
+    paper="ARAS / K400-val",
+    rows="""
+    plain_weak     51.5 / 68.3
+    smad_weak      55.0 / 68.2
+    omni_weak      60.2 / 71.0
+    combined_weak  61.2 / 70.8
+    """,
+    claims="""
+    C44 SMAD: rare up, IID at a small loss
+        rare: smad_weak > plain_weak
+        smad_weak.iid > plain_weak.iid - 2
+    C45 OmniDebias: rare and IID up
+        rare: omni_weak > plain_weak
+        iid: omni_weak > plain_weak
+    C46 the combination is the best on rare
+        rare: combined_weak > omni_weak
+        rare: combined_weak > smad_weak
+    """,
 )
 TABLES["worlds"] = Table(
-    title="Hara et al., and ALBAR Sec. 4.1: plain training in worlds of other biases",
-    rows=(
-        "plain_scene0",
-        "plain_scene035",
-        "plain_scene07",
-        "plain",
-        "plain_look0",
-        "plain_look05",
-        "plain_look095",
-    ),
-    metrics=("iid", "rare", "shuffled", "log_ratio", "scufo", "contrasted"),
-    claims=(
-        Claim(
-            "C25",
-            "the log ratio falls as the scene tells more (fine-grained to generic sets)",
-            (
-                "slope(plain_scene0.log_ratio, plain_scene035.log_ratio, plain_scene07.log_ratio, "
-                "plain.log_ratio) < 0",
-            ),
-        ),
-        Claim(
-            "C27",
-            "where the scene tells, most of the accuracy survives the shuffle",
-            ("plain.shuffled > 0.7 * plain.iid",),
-        ),
-        Claim(
-            "C103",
-            "SCUFO grows with what the actor's look tells",
-            ("slope(plain_look0.scufo, plain_look05.scufo, plain.scufo, plain_look095.scufo) > 0",),
-        ),
-    ),
+    "Hara et al., and ALBAR Sec. 4.1: plain training in worlds of other biases",
     text="The row cross-entropy is the world of all other tables: 1.0 of the scenes, 0.8 of the "
     "looks.",
+    metrics="iid rare shuffled log_ratio scufo contrasted",
+    seeds=3,
+    rows="""
+    plain_scene0
+    plain_scene035
+    plain_scene07
+    plain
+    plain_look0
+    plain_look05
+    plain_look095
+    """,
+    claims="""
+    C25 the log ratio falls as the scene tells more (fine-grained to generic sets)
+        trend log_ratio: plain_scene0 > plain_scene035 > plain_scene07 > plain
+    C27 where the scene tells, most of the accuracy survives the shuffle
+        plain.shuffled > 0.7 * plain.iid
+    C103 SCUFO grows with what the actor's look tells
+        trend scufo: plain_look095 > plain > plain_look05 > plain_look0
+    """,
 )
 
 
@@ -1231,17 +1078,18 @@ def cell(name, metric, seeds):
 def table_lines(name):
     """The Markdown table of what is done; none where nothing is."""
     table = TABLES[name]
-    headings = ["", "seeds", *(labels()[metric].label for metric in table.metrics)]
+    metrics = table.metrics.split()
+    headings = ["", "seeds", *(labels()[metric].label for metric in metrics)]
     if table.paper:
-        headings.append(f"paper: {table.paper['']}")
+        headings.append(f"paper: {table.paper}")
     lines = []
-    for row in table.rows:
+    for row, paper in table.paper_figures().items():
         seeds = seeds_of([row])
         if seeds:
-            cells = [cell(row, metric, seeds) for metric in table.metrics]
+            cells = [cell(row, metric, seeds) for metric in metrics]
             lines.append([ROWS[row].label, str(len(seeds)), *cells])
             if table.paper:
-                lines[-1].append(table.paper.get(row, ""))
+                lines[-1].append(paper)
     if not lines:
         return []
     return markdown([headings, *lines])
@@ -1257,7 +1105,7 @@ def judged(names):
     """{claim: its Outcomes} of those claims of tables of which every test can be told."""
     found = {}
     for name in names:
-        for claim in TABLES[name].claims:
+        for claim in TABLES[name].read_claims():
             outcomes = [judge(test) for test in claim.tests]
             if all(outcomes):
                 found[claim] = outcomes
@@ -1300,12 +1148,9 @@ def section(name, claims, certain):
     if table.text:
         lines += [table.text, ""]
     lines += [f"`python tests/results.py {name}`", "", *table_lines(name), ""]
-    own = {claim: claims[claim] for claim in table.claims if claim in claims}
+    own = {claim: claims[claim] for claim in table.read_claims() if claim in claims}
     if own:
         lines += [*claim_lines(own, certain), ""]
-    whys = [f"- {claim.number}: {claim.why}" for claim in own if claim.why]
-    if whys:
-        lines += [*whys, ""]
     return lines
 
 
@@ -1364,7 +1209,7 @@ def overview(seeds):
         missing = {run for run in runs if not figures(*run)} - counted
         counted |= missing
         print(
-            f"{name:<20} {len(table.claims):>6} {done:>5} {len(missing):>6} "
+            f"{name:<20} {len(table.read_claims()):>6} {done:>5} {len(missing):>6} "
             f"{len(missing) * minutes:>8.0f}  {table.title}"
         )
     print(f"\n{len(counted)} runs to do, {len(counted) * minutes:.0f} minutes of one process")

@@ -13,7 +13,7 @@ from conftest import SCRIPTS, presets
 import common
 import evaluate
 import results
-from results import ROWS, TABLES, Claim, Row, Table
+from results import ROWS, TABLES, Row, Table
 
 METRICS = {metric.key for group in evaluate.GROUPS.values() for metric in group}
 BACKGROUNDS = {
@@ -47,9 +47,10 @@ def test_tables_and_claims_name_what_is_measured():
     numbers = []
     for name, table in TABLES.items():
         assert set(table.all_rows()) <= set(ROWS), name
-        assert set(table.metrics) <= METRICS, name
-        assert set(table.paper) <= {"", *table.rows}, name
-        for claim in table.claims:
+        assert set(table.metrics.split()) <= METRICS, name
+        assert any(table.paper_figures().values()) == bool(table.paper), name
+        for claim in table.read_claims():
+            assert claim.text and claim.tests
             numbers.append(claim.number)
             for test in claim.tests:
                 assert re.fullmatch(r".+ ([<>~]) .+", test), test
@@ -58,6 +59,32 @@ def test_tables_and_claims_name_what_is_measured():
     # Two names of one configuration would be trained once all the same, and read as two.
     configurations = [(row.train, row.measure) for row in ROWS.values()]
     assert len(set(configurations)) == len(configurations)
+
+
+def test_lines_of_claims_are_spelt_out():
+    table = Table(
+        "T",
+        "a 1 / 2\n b",
+        "iid",
+        claims="""
+        C1 the first
+            rare: a > b > c_d
+            trend iid: a > b
+            a.iid - b.iid < 3
+        C2b another
+            d.iid ~ a.iid +- 2
+        """,
+    )
+    assert table.paper_figures() == {"a": "1 / 2", "b": ""}
+    first, second = table.read_claims()
+    assert (first.number, first.text, second.number) == ("C1", "the first", "C2b")
+    assert first.tests == (
+        "a.rare > b.rare",
+        "b.rare > c_d.rare",
+        "slope(a.iid, b.iid) < 0",
+        "a.iid - b.iid < 3",
+    )
+    assert table.all_rows() == ["a", "b", "c_d", "d"]
 
 
 # ---- Verdicts ------------------------------------------------------------------------------------
@@ -148,12 +175,13 @@ def shell(monkeypatch, tmp_path):
     tables = {
         "one": Table(
             "One",
-            ("base", "on_base"),
-            ("iid",),
-            2,
-            claims=(Claim("C1", "more", ("on_base.iid > base.iid",)),),
+            "base  53.6\n on_base",
+            "iid",
+            seeds=2,
+            paper="IID",
+            claims="C1 more\n on_base.iid > base.iid\n iid: on_base > base",
         ),
-        "two": Table("Two", ("base", "base_other"), ("iid",), 2),
+        "two": Table("Two", "base\n base_other", "iid", seeds=2),
     }
     for name, value in dict(ROWS=rows, TABLES=tables, ROOT=tmp_path).items():
         monkeypatch.setattr(results, name, value)
