@@ -19,6 +19,16 @@ select: seconds and peak memory of `omnidebias.py select` on many web items, fro
 alone.
 On a CPU one thread works and CPU-seconds count; the peak is that of torch's allocator, not the
 process's.
+
+Measured, on one CPU core in fp32 and on an H200 with torch 2.11:
+  loading, 32 frames, stride 2, at 224   over torchcodec 0.17: 1.56, 1.46, 1.38 on real 340 x 256
+                                         H.264 clips, 1.49, 1.45, 1.42 on real AVI
+  steps     time, memory on the CPU      on the GPU                   floor of the time
+  swin3d_t  3.28, 2.58                   3.50 (bf16 3.47), 2.66       3     8 x 112 x 112
+  r3d_18    3.72, 1.69                   7.25 (bf16 7.46), 2.29       3     16 x 112 x 112
+  both, without the penalty 2.0, 1.0     1.9 to 2.0, 1.0              2
+  smad      1.03, 1.06                                                slowonly_r18 8 x 224 x 224
+  select    a million items with labels of 365 scenes: 21 s, 2.3 GiB
 """
 
 import argparse
