@@ -128,6 +128,7 @@ def test_a_difference_is_judged_by_its_interval(made_up):
     for test, verdict in verdicts.items():
         assert results.judge(test).verdict == verdict, test
     assert results.judge("a.x > short.x") is None
+    assert results.judge("a.x < b.x").chance == pytest.approx(1 - outcome.chance)
 
 
 def test_slope_is_that_of_least_squares():
@@ -161,7 +162,7 @@ def test_holms_correction():
     outcomes = [results.Outcome(test, 1, 0.5, "holds", p) for test, p in chances.items()]
     # 0.025 / 5, / 4, / 3, / 2: the last is 0.0125, and 0.02 is above it.
     assert results.holm(outcomes) == {"a", "b", "c"}
-    assert results.holm([results.Outcome("a", -1, 0.5, "does not hold", 0.0)]) == set()
+    assert results.holm([*outcomes, outcomes[0]]) == {"a", "b", "c"}  # in two claims
 
 
 # ---- Running -------------------------------------------------------------------------------------
