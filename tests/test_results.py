@@ -2,14 +2,18 @@
 statistics, and it runs what is missing, once."""
 
 import json
+import os
 import re
 import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import SCRIPTS, presets
 
+import albar
 import common
 import evaluate
 import results
@@ -35,10 +39,10 @@ def test_the_flags_of_a_row_are_those_of_its_script(name, monkeypatch):
     assert args.train.startswith("data/") and args.model.endswith("tiny")
     for dependency in re.findall(r"{(\w+)}", row.train):
         assert dependency in ROWS
-    options = shlex.split(row.measure)
-    Args = evaluate.CamArgs if options[:1] == ["cam"] else evaluate.Args
+    Args = {"": evaluate.Args, "cam": evaluate.CamArgs}[row.step]
     parser = common.make_parser(Args, {}, "x", "x")
-    parser.parse_intermixed_args(["run", *(word for word in options if word != "cam")])
+    given = vars(parser.parse_intermixed_args(["run", *shlex.split(row.measure)]))
+    common.make_args(Args, {}, given)
     for path in re.findall(r"data/[\w./-]+", f"{row.train} {row.measure}"):
         assert any(path == made or path.startswith(f"{made}/") for made in results.MAKE), path
 
@@ -58,8 +62,17 @@ def test_tables_and_claims_name_what_is_measured():
                 assert {metric for _, metric in results.terms(test)} <= known, test
     assert len(set(numbers)) == len(numbers)
     # Two names of one configuration would be trained once all the same, and read as two.
-    configurations = [(row.train, row.measure) for row in ROWS.values()]
+    configurations = [(row.train, row.measure, row.step) for row in ROWS.values()]
     assert len(set(configurations)) == len(configurations)
+    used = {row for table in TABLES.values() for row in table.all_rows()}
+    assert used == set(ROWS)
+
+
+def test_the_swept_weights_are_shares_of_those_of_albar():
+    assert results.W_ADV == albar.TOY["w_adv"]
+    assert f"--w-ent {albar.Args.w_ent / 2:g}" in ROWS["w_ent_half"].train
+    assert f"--w-gp {albar.Args.w_gp * 4:g}" in ROWS["w_gp_four"].train
+    assert f"--w-adv {albar.Args.w_adv:g}" in ROWS["w_paper"].train
 
 
 def test_lines_of_claims_are_spelt_out():
@@ -252,6 +265,23 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(shell, monkeypatch, caps
 def test_a_command_that_fails_gives_its_last_line():
     with pytest.raises(RuntimeError, match="ls /nowhere: .*No such file"):
         results.Lab().shell("ls /nowhere")
+
+
+def test_what_runs_is_ended_with_its_own_processes(tmp_path):
+    lab = results.Lab()
+    sleeps = f"echo begun > {tmp_path}/begun; sleep 99 & wait"
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(lab.shell, sleeps)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        (process,) = lab.running
+        lab.stop()
+        with pytest.raises(RuntimeError):
+            task.result(timeout=10)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    with pytest.raises(RuntimeError, match="stopped"):
+        lab.shell("true")
 
 
 def test_readme_is_written_between_its_marks(shell, tmp_path, capsys):
