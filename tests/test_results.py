@@ -64,6 +64,8 @@ def test_tables_and_claims_name_what_is_measured():
     configurations = [(row.train, row.measure, row.step) for row in ROWS.values()]
     assert len(set(configurations)) == len(configurations)
     used = {row for table in TABLES.values() for row in table.all_rows()}
+    for row in ROWS.values():
+        used |= set(re.findall(r"{(\w+)}", row.train))  # another starts from it
     assert used == set(ROWS)
 
 
