@@ -323,8 +323,8 @@ TABLES = {}
 TABLES["main"] = Table(
     "All methods from one start with one recipe",
     text="Every row has the start weights, the optimiser and the steps of the first; the last two "
-    "have the steps of the method that they start from before their own. MAAT is SMAD without SAAR, "
-    "which is no part of ALBAR's network.",
+    "have the steps of the method that they start from before their own. MAAT is SMAD without "
+    "SAAR, a stage that ALBAR has not.",
     metrics="iid scuba scufo conflfg contrasted rare off_chance masked scene_probe log_ratio",
     seeds=5,
     rows="""
