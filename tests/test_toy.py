@@ -209,6 +209,28 @@ def test_only_what_is_missing_is_made(world, tmp_path, monkeypatch, capsys):
         assert stopped.value.code == 2 and path in capsys.readouterr().err
 
 
+def test_flags_draw_a_world_of_other_biases(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(toy, "SPLITS", {k: replace(v, clips=80) for k, v in SPLITS.items()})
+    monkeypatch.setattr(toy, "LABEL_NOISE", dict(toy.LABEL_NOISE))
+    world = tmp_path / "other/toy0"
+    flags = "--look 0 --object 1 --scene 0.5 --scene-noise 0.01".split()
+    toy.main([f"{world}/truth.npz", f"{world}/train.txt", *flags])
+    with np.load(world / "truth.npz") as file:
+        of = {name: file[name] for name in file if "masks" not in name}
+    for split in ("train", "val", "test"):
+        action = of[f"{split}/action"]
+        assert (of[f"{split}/object"] == action).all()
+        assert within((of[f"{split}/look"] == action).mean(), 1 / 8, 80)
+    assert within((of["rare/look"] == of["rare/action"]).mean(), 0.5 + 0.5 / 8, 80)
+    true = np.concatenate([of[f"{split}/scene"] for split in OWN])
+    assert (open_labels(world / "scenes").labels.argmax(1) == true).all()
+    for words in (["--look", "0.5"], ["--look", "1.5"], ["--scene-noise", "0"], ["--scene", "nan"]):
+        with pytest.raises(SystemExit) as stopped:
+            toy.main([str(world), *words])
+        assert stopped.value.code == 2
+    assert "toy0: is there already" in capsys.readouterr().err
+
+
 def test_files_are_h264_and_the_lists_name_them(world, truth):
     for split in SPLITS:
         listed = read_list(world / f"{split}.txt")

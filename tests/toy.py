@@ -30,8 +30,9 @@ In a world's folder
     weights-tiny.pt      start weights: `albar.py --baseline` on the weakly biased pretrain.txt
     weights-tsn_tiny.pt  the like for the 2D network, of omnidebias.py
     web-clips/, web-images/    selections of the web, by omnidebias.py's steps teach and select
-scuba-X/0001.mp4, conflfg/0001.mp4 and leak/0001.mp4 show the actor of test/0001.mp4; leak has it
-cut out with its box, so that some of its own scene shows, over the stripes of scuba-sinusoid.
+scuba-X/0001.mp4, conflfg/0001.mp4 and leak/0001.mp4 show the actor of test/0001.mp4 over a still
+background; leak has it cut out with its box, so that some of its own scene shows, over the stripes
+of scuba-sinusoid.
 """
 
 import argparse
@@ -227,11 +228,11 @@ def draw_clip(seed, split, i, truth):
     human = mask[..., 0] > 0.5
     if settings.actors:
         # An actor is cut out as dark as it is, and the new background is never dark.
-        new = draw_new_background(seed, split, i, truth).astype(np.float32)
-        shown = np.zeros_like(human)
+        new_background = draw_new_background(seed, split, i, truth).astype(np.float32)
+        leaks = np.zeros_like(human)
         if settings.leak:
-            shown = in_boxes(human, LEAK)
-        background = np.where(shown[..., None], background, new)
+            leaks = in_boxes(human, LEAK)
+        background = np.where(leaks[..., None], background, new_background)
     frames = mask * colours + (1 - mask) * background
     return frames.clip(0, 255).astype(np.uint8), human
 
@@ -264,7 +265,7 @@ def draw_own_background(scene, obj, confetti, rng):
         background[rng.random((SIDE, SIDE)) < 0.03] = 255
     drift = rng.integers(-1, 2, (LENGTH, 2)).cumsum(0)
     background = background.astype(np.float32)
-    return np.stack([np.roll(background, shift, (0, 1)) for shift in drift])
+    return np.stack([np.roll(background, place, (0, 1)) for place in drift])
 
 
 def draw_new_background(seed, split, i, truth):
@@ -815,31 +816,30 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", default=["data/toy0"], metavar="PATH")
-    biases = ("scene", "object", "look")
-    for name in biases:
-        share = BIASED[name]
-        parser.add_argument(f"--{name}", type=float, metavar="SHARE", help=f"[{share}]")
-    parser.add_argument(
-        "--scene-noise",
-        type=float,
-        default=LABEL_NOISE["scene"],
-        metavar="X",
-        help="noise through which the scene labels see a scene [%(default)s]",
-    )
+    flags = {"scene": BIASED["scene"], "object": BIASED["object"], "look": BIASED["look"]}
+    flags["scene-noise"] = LABEL_NOISE["scene"]
+    for name, default in flags.items():
+        help = f"a number from 0 to 1 [{default}]"
+        if name == "scene-noise":
+            help = f"a number above 0 [{default}]"
+        parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=help)
     args = parser.parse_args(argv)
-    other_noise = args.scene_noise != LABEL_NOISE["scene"]
-    LABEL_NOISE["scene"] = args.scene_noise
-    shares = {name: getattr(args, name) for name in biases if getattr(args, name) is not None}
-    for split in ("train", "val", "test"):
-        SPLITS[split] = replace(SPLITS[split], **shares)
-    for path in args.paths:
-        path = Path(path)
+    shares = {name: getattr(args, name) for name in ("scene", "object", "look")}
+    if args.scene_noise <= 0 or not all(0 <= share <= 1 for share in shares.values()):
+        parser.error("--scene, --object, --look are from 0 to 1, --scene-noise is above 0")
+    paths = [Path(path) for path in args.paths]
+    for path in paths:
         world = world_of(path)
         if world is None:
             parser.error(f"{path}: neither a folder toyN, N a number, the seed, nor in one")
-        if (shares or other_noise) and world.exists():
+        usual = all(getattr(args, name.replace("-", "_")) == flags[name] for name in flags)
+        if world.exists() and not usual:
             parser.error(f"{world}: is there already: remove it, or draw in another folder")
-        make(path, world)
+    for split in ("train", "val", "test"):
+        SPLITS[split] = replace(SPLITS[split], **shares)
+    LABEL_NOISE["scene"] = args.scene_noise
+    for path in paths:
+        make(path, world_of(path))
         if not path.exists():
             parser.error(f"{path}: no such file in the embedded data set")
 
