@@ -60,6 +60,7 @@ class Claim:
     number: str  # C1 ... C121, of the papers' claims; a letter for another part of one
     text: str
     tests: tuple  # LEFT > RIGHT, LEFT < RIGHT or LEFT ~ RIGHT +- NUMBER, sums of ROW.METRIC
+    why: str = ""  # what is known of why it does not hold
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Table:
     # `C1 WORDS`; below it, indented, its tests as in Claim, or
     #     METRIC: ROW > ROW > ...        each row is above the next
     #     trend METRIC: ROW > ROW > ...  the metric falls along the rows, by least squares
+    # and maybe a line `because WORDS`
     claims: str = ""
     text: str = ""
 
@@ -89,6 +91,8 @@ class Table:
             number, _, text = line.strip().partition(" ")
             if re.fullmatch(r"C\d+[a-z]?", number):
                 found.append(Claim(number, text, ()))
+            elif line.strip().startswith("because "):
+                found.append(replace(found.pop(), why=line.strip()))
             else:
                 claim = found.pop()
                 found.append(replace(claim, tests=claim.tests + spelt_out(line.strip())))
@@ -1221,6 +1225,8 @@ def claim_lines(claims, certain):
             digits = 1 if max(abs(low), abs(high)) >= 1 else 3
             interval = f"{outcome.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
             lines.append(["", f"`{outcome.test}`", interval, outcome.verdict + mark])
+        if claim.why and verdict_of(outcomes) != "holds":
+            lines.append(["", claim.why, "", ""])
     return markdown(lines)
 
 

@@ -88,6 +88,7 @@ def test_lines_of_claims_are_spelt_out():
             a.iid - b.iid < 3
         C2b another
             d.iid ~ a.iid +- 2
+            because it is so
         """,
     )
     assert table.paper_figures() == {"a": "1 / 2", "b": ""}
@@ -100,6 +101,7 @@ def test_lines_of_claims_are_spelt_out():
         "a.iid - b.iid < 3",
     )
     assert table.all_rows() == ["a", "b", "c_d", "d"]
+    assert second.tests == ("d.iid ~ a.iid +- 2",) and second.why == "because it is so"
 
 
 # ---- Verdicts ------------------------------------------------------------------------------------
