@@ -1253,6 +1253,9 @@ def section(name, claims, certain):
     if table.text:
         lines += [table.text, ""]
     lines += [f"`python tests/results.py {name}`", "", *table_lines(name), ""]
+    missing = [ROWS[row].label for row in table.paper_figures() if not seeds_of([row])]
+    if missing:
+        lines += [f"Not run yet: {', '.join(missing)}.", ""]
     own = {claim: claims[claim] for claim in table.read_claims() if claim in claims}
     if own:
         lines += [*claim_lines(own, certain), ""]
