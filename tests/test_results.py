@@ -262,7 +262,8 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(shell, monkeypatch, caps
     printed = capsys.readouterr()
     assert stopped.value.code == 1
     assert printed.err.count("failed: on_base, seed") == 2 and "no memory is left" in printed.err
-    assert "| base | 2 |" in printed.out and "on base" not in printed.out
+    assert "| base | 2 |" in printed.out and "| on base |" not in printed.out
+    assert "Not run yet: on base." in printed.out
 
 
 def test_a_command_that_fails_gives_its_last_line():
