@@ -184,6 +184,7 @@ def vary(names, key, flags="", **changes):
 
 MAIN = "plain stillmix sdn smad omni combined albar albar_stillmix albar_on_maat albar_on_omni"
 vary(f"{MAIN} maat", "long", "--epochs 24")
+# These start from the other method's weights of the same length.
 for name in ("maat", "omni"):
     flags = f"albar.py --weights {{{name}_long}} --epochs 24"
     ROWS[f"albar_on_{name}_long"] = replace(ROWS[f"albar_on_{name}"], train=flags)
@@ -1292,9 +1293,9 @@ chosen on worlds of other seeds, 1 and 2, but not blindly: StillMix's probabilit
 SMAD's weights, without SAAR's part of them, was dropped for MAAT's after one seed on this world
 (IID 44.8, rare 26.0). w_adv 0.15 had more contrasted accuracy than 0.08 on world 1 (61.9, 59.9) and
 was passed over for its SCUFO (7.3, 9.5; chance 12.5). Some tests of claims were made milder or
-stricter, to say what the papers say, when a seed or two of the main table had been run. The plain
-row is one network, the same bits from
-`--baseline` of any of the four scripts.
+stricter, to say what the papers say, when a seed or two of the main table had been run.
+
+The plain row is one network, the same bits from `--baseline` of any of the four scripts.
 
 **The world** (`tests/toy.py`): an actor moves over a drifting scene beside an object; in two fifths
 of the clips it comes in late or leaves early. The action is the motion alone, and no single frame
