@@ -42,7 +42,10 @@ def test_the_flags_of_a_row_are_those_of_its_script(name, monkeypatch):
     parser = common.make_parser(Args, {}, "x", "x")
     given = vars(parser.parse_intermixed_args(["run", *shlex.split(row.measure)]))
     common.make_args(Args, {}, given)
-    for path in re.findall(r"data/[\w./-]+", f"{row.train} {row.measure}"):
+    flags = f"{row.train} {row.measure}".replace("toyN", f"toy{results.FIRST_WORLD}")
+    for path in re.findall(r"data/[\w./-]+", flags):
+        if path.startswith(f"data/toy{results.FIRST_WORLD}"):
+            continue  # all that a world has is drawn with its weights
         assert any(path == made or path.startswith(f"{made}/") for made in results.MAKE), path
 
 
@@ -219,7 +222,7 @@ def shell(monkeypatch, tmp_path):
             content = dict(row=dict(mean=dict(iid=figure)))
             (out / "evaluate.json").write_text(json.dumps(content))
         else:
-            (out / "log.jsonl").write_text("")
+            (out / "log.jsonl").write_text('{"device": "cpu"}\n')
 
     monkeypatch.setattr(results.Lab, "shell", run)
     monkeypatch.setattr(results, "unrest", lambda log: 0.0)
