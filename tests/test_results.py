@@ -184,6 +184,30 @@ def test_holms_correction():
     assert results.holm([*outcomes, outcomes[0]]) == {"a", "b", "c"}  # in two claims
 
 
+def test_claims_are_repeated_on_the_like_rows_where_these_exist(monkeypatch):
+    rows = dict.fromkeys("ab", Row("", "albar.py")) | dict.fromkeys(["a_x", "b_x"], Row("", "x"))
+    monkeypatch.setattr(results, "ROWS", rows)
+    claims = "C1 one\n a.iid - a.rare > b.iid\n rare: b > a\nC2b two\n c.iid > a.iid"
+    table = Table("", "", "", claims=results.repeated(claims, "x", "x"))
+    (claim,) = table.read_claims()
+    assert (claim.number, claim.text) == ("C1x", "one")
+    assert claim.tests == ("a_x.iid - a_x.rare > b_x.iid", "b_x.rare > a_x.rare")
+
+
+def test_parts_of_a_claim_are_counted_once_and_repeated_ones_apart():
+    def claim(number, verdict):
+        return {results.Claim(number, "", ()): [results.Outcome(number, 1, 0.5, verdict, 0.5)]}
+
+    claims = claim("C1", "holds") | claim("C1b", "within noise") | claim("C2", "holds")
+    claims |= claim("C1w", "does not hold") | claim("C2bl", "holds")
+    lines = results.count_lines(claims, set())
+    assert lines[0] == "- 2 claims: 1 hold, 0 do not, 1 are within noise."
+    worlds = "in five other worlds, 1 claims: 0 hold, 1 do not, 0 are within noise."
+    assert lines[1].endswith(worlds)
+    assert lines[2].endswith("at twice the length, 1 claims: 1 hold, 0 do not, 0 are within noise.")
+    assert "5 comparisons: 3 hold" in lines[3]
+
+
 # ---- Running -------------------------------------------------------------------------------------
 @pytest.fixture
 def shell(monkeypatch, tmp_path):
@@ -241,14 +265,22 @@ def test_what_is_missing_is_run_once(shell, capsys):
     assert shell.count("draw") == shell.count("sort data/toy0") == 1
     assert shell.index("draw") < shell.index("sort data/toy0")
     printed = capsys.readouterr().out
-    assert (
-        "## One" in printed and "| on base | 2 |" in printed and "1 claims were tested" in printed
-    )
+    assert "## One" in printed and "| on base | 2 |" in printed and "- 1 claims: 0 hold" in printed
     done = len(shell)
     results.main(["one", "two"])
     assert len(shell) == done
     results.main(["one", "--seeds", "3"])
     assert len(shell) == done + 4
+
+
+def test_each_seed_has_a_world_of_its_own_where_the_row_says_so(shell, monkeypatch):
+    row = Row("other", "albar.py --train data/toyN/train.txt")
+    monkeypatch.setattr(results, "ROWS", {"other": row})
+    monkeypatch.setattr(results, "TABLES", {"one": Table("One", "other", "iid", seeds=2)})
+    results.main(["one"])
+    for world, seed in ((3, 0), (4, 1)):
+        command = f"albar.py --train data/toy{world}/train.txt --seed {seed} --out "
+        assert sum(command in line for line in shell) == 1
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(shell, monkeypatch, capsys):
