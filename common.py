@@ -1700,13 +1700,18 @@ def total(*values):
     return sums.tolist()
 
 
+def gather(item):
+    """What each process has, in their order, for all of them."""
+    if not dist.is_initialized():
+        return [item]
+    items = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
 def union(items):
     """The whole numbers that any process has, each once, sorted."""
-    if not dist.is_initialized():
-        return sorted(set(items))
-    sets = [None] * dist.get_world_size()
-    dist.all_gather_object(sets, set(items))
-    return sorted(set().union(*sets))
+    return sorted(set().union(*gather(set(items))))
 
 
 def broadcast(model):

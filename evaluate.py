@@ -6,6 +6,8 @@
         --scuba places365=LIST vqgan-clip=LIST sinusoid=LIST      # lists of your own
     python evaluate.py runs/sdn --test LIST --humans humans.jsonl --scenes scenes \\
         --train LIST --val LIST
+    python evaluate.py runs/sdn --windows 16 --crops 3 --test LIST    # other views than its own
+    torchrun --nproc-per-node 8 evaluate.py runs/sdn --test LIST      # the videos shared out
     python evaluate.py bias --scenes scenes --train LIST --test LIST  # do scenes tell its actions?
     python evaluate.py cam runs/albar-baseline runs/albar             # where they look: PNG and MP4
 
@@ -48,6 +50,8 @@ line below the table says which. Videos that cannot be read are left out, counte
 here chooses a checkpoint.
 
 SILENT in the papers
+  Crops of one side, `size` of the short side `resize`, as the centre crop (SlowFast's code: of the
+      short side whole). --windows' last clip loops (SDN's code; Hara et al. do not say).
   SCUFO's frame: one of a SCUBA video's, of all that its clips show, drawn by the video's path
       (StillMix: at random, not seeded); one clip of it, whatever --clips says.
   Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles.
@@ -73,7 +77,6 @@ import re
 import textwrap
 import zlib
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
 from functools import partial, wraps
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +86,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 import common
@@ -122,9 +126,23 @@ class Args:
     allow_trained: bool = arg(False, "test on videos that the run was trained on, too")
     clips: int = arg(
         0,
-        "clips of a video (frames of a TSN), spread evenly, mean softmax; 0: the run's own, SMAD "
-        "Sec. 6.1: 10 (25), else one, centred (ALBAR App. B)",
+        "clips of a video (frames of a TSN), spread evenly; 0: the run's own, SMAD Sec. 6.1: 10 "
+        "(25), else one, centred (ALBAR App. B)",
         low=0,
+    )
+    windows: int = arg(
+        0,
+        "in place of --clips a clip each so many frames, over the whole video; SDN's code: 16, "
+        "Hara et al. Sec. 3.4: 16",
+        low=0,
+    )
+    crops: int = arg(
+        1,
+        "of a clip: the centre, 3 along its longer side, or 10: corners, centre, flipped",
+        choices=(1, 3, 10),
+    )
+    average: str = arg(
+        "softmax", "what is averaged over a video's clips and crops", choices=("softmax", "logits")
     )
     shuffles: int = arg(
         3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0
@@ -149,6 +167,7 @@ class Checkpoint:
     trained_on: set  # hashes of the paths of its training videos
     root: str  # their folder
     model: nn.Module  # in eval mode
+    share: tuple = (0, 1)  # which part of the videos this process reads, of how many
 
     @property
     def name(self):
@@ -171,17 +190,23 @@ class Checkpoint:
             return 1, clips
         return clips, self.args["frames"]
 
-    def protocol(self, clips):
+    def protocol(self, args):
         """How a video is shown and its outputs are averaged, in words."""
-        clips, frames = self.views(clips)
-        stride = self.args["stride"]
+        clips, frames = self.views(args.clips)
+        one_clip = f"{frames} frames x stride {self.args['stride']}"
         if self.tsn:
-            shown = f"mean softmax of {frames} frames"
+            shown = f"{frames} frames"
+        elif args.windows:
+            shown = f"clips of {one_clip}, one each {args.windows} frames"
         elif clips == 1:
-            shown = f"1 centre clip of {frames} frames x stride {stride}"
+            shown = f"1 centre clip of {one_clip}"
         else:
-            shown = f"mean softmax of {clips} clips of {frames} frames x stride {stride}"
-        return f"{shown}, short side {self.args['resize']}, centre crop {self.args['size']}"
+            shown = f"{clips} clips of {one_clip}"
+        if not shown.startswith("1 centre") or args.crops > 1:
+            shown = f"mean {args.average} of {shown}"
+        crops = {1: "centre crop", 3: "3 crops along the longer side,", 10: "10 crops,"}
+        size = self.args["size"]
+        return f"{shown}, short side {self.args['resize']}, {crops[args.crops]} {size}"
 
     @property
     def config(self):
@@ -495,56 +520,100 @@ def reorder(clip, order):
     return torch.take_along_dim(clip, order[:, :, None, :, None, None], dim=3)
 
 
-def clip_orders(run, split, videos, args, masked):
-    """-> {variant: (n, V, T) order of the clip's frames, or None for their own} of a split; of
-    SCUFO (n, 1, T), see static_orders.
+def clip_orders(run, split, args, masked):
+    """-> {variant: function(paths, V, T) of the order of the clips' frames, or None for their own}
+    of a split
 
     The variants: the split as it is, "masked" where that is asked for, "scufo-NAME" of
     "scuba-NAME", "shuffled-0" and so on of "test"."""
-    views = run.views(args.clips)
     orders = {split: None}
     if masked:
         orders["masked"] = None
     if split.startswith("scuba-"):
         background = split.removeprefix("scuba-")
-        orders[f"scufo-{background}"] = static_orders(videos.paths, *views, args.seed)
-    if split == "test" and views[1] > 1:
+        orders[f"scufo-{background}"] = partial(static_orders, seed=args.seed)
+    _, frames = run.views(args.clips)
+    if split == "test" and frames > 1:
         for draw in range(args.shuffles):
-            order = shuffled_orders(videos.paths, *views, args.seed, draw)
-            orders[f"shuffled-{draw}"] = order
+            orders[f"shuffled-{draw}"] = partial(shuffled_orders, seed=args.seed, draw=draw)
     return orders
 
 
-def clip_frames(n, rng, views, stride, tsn):
+def clip_frames(n, rng, views, stride, tsn, windows):
     """(V, T) of n frames, as Videos asks for them; nothing is random, rng stays unused."""
     clips, frames = views
     if tsn:
         return common.tsn_segments(n, frames)[None]
+    if windows:
+        return sliding_windows(n, frames, stride, windows)
     return common.uniform_clips(n, frames, stride, clips)
 
 
-def batches(run, name, videos, args, change=None):
-    """Batches of a split, "clip" (N, V, 3, T, H, W) uint8 on the run's device, and a progress bar.
+def sliding_windows(n, frames, stride, step):
+    """(V, frames) indices of clips that begin each `step` frames, until all n are seen; what is
+    missing of the last comes from the beginning."""
+    span = (frames - 1) * stride + 1
+    count = 1 + max(0, math.ceil((n - span) / step))
+    starts = np.arange(count) * step
+    return (starts[:, None] + np.arange(frames) * stride) % n
 
-    Where `change` gives several clips of each, "clip" has one more dimension, behind N. Videos that
-    cannot be read are named on stderr."""
+
+def crop(frames, size, resize, crops):
+    """(T, 3, H, W) uint8 -> (T, 3 crops, size, size): short side to `resize`, then 3 crops along
+    the longer side, or 10: the corners and the centre, and these flipped"""
+    frames = v2.functional.resize(frames, resize, antialias=True)
+    if crops == 10:
+        return torch.cat(v2.functional.ten_crop(frames, size), 1)
+    height, width = frames.shape[-2:]
+    parts = []
+    for place in (0, 0.5, 1):
+        # Of the shorter side the middle.
+        down, right = (place, 0.5) if height > width else (0.5, place)
+        top, left = round(down * (height - size)), round(right * (width - size))
+        parts.append(frames[..., top : top + size, left : left + size])
+    return torch.cat(parts, 1)
+
+
+def batches(run, name, videos, args, change=None):
+    """This process's batches of a split, "clip" (N, V, 3 crops, T, H, W) uint8 on the run's device,
+    and a progress bar.
+
+    Where `change` gives several clips of each, "clip" has one more dimension, behind N."""
     device = next(run.model.parameters()).device
     sample = partial(
-        clip_frames, views=run.views(args.clips), stride=run.args["stride"], tsn=run.tsn
+        clip_frames,
+        views=run.views(args.clips),
+        stride=run.args["stride"],
+        tsn=run.tsn,
+        windows=args.windows,
     )
-    transform = common.test_transform(run.args["size"], run.args["resize"])
+    size, resize = run.args["size"], run.args["resize"]
+    transform = common.test_transform(size, resize)
+    if args.crops > 1:
+        transform = partial(crop, size=size, resize=resize, crops=args.crops)
     dataset = common.Videos(videos, sample, transform, change=change)
-    loader = common.make_loader(dataset, args, device, batch_size=args.batch_size)
-    unreadable = []
+    # Whole batches are shared out, so that each is the same one on any number of processes. The
+    # videos of one batch must have equally many clips.
+    every = torch.arange(len(videos)).split(1 if args.windows else args.batch_size)
+    rank, processes = run.share
+    own = [part.tolist() for part in every[rank::processes]]
     bar = tqdm(
-        total=len(videos), desc=f"{run.name} {name}", unit="video", leave=False, disable=None
+        total=sum(len(part) for part in own),
+        desc=f"{run.name} {name}",
+        unit="video",
+        leave=False,
+        disable=None if rank == 0 else True,
     )
     with bar:
-        for batch in loader:
+        for batch in common.make_loader(dataset, args, device, batch_sampler=own):
             batch["clip"] = batch["clip"].to(device)
             yield batch, bar
-            unreadable += [videos.paths[i] for i in batch["index"][batch["bad"] > 0]]
             bar.update(len(batch["index"]))
+
+
+def name_unreadable(run, name, videos, used):
+    """Say which of the videos could not be read; UserError where none could."""
+    unreadable = [path for path, good in zip(videos.paths, used, strict=True) if not good]
     if len(unreadable) == len(videos):
         raise UserError(
             f"{name}: none of {len(videos)} videos can be read, first {videos.full(0)}; --root?"
@@ -555,52 +624,67 @@ def batches(run, name, videos, args, change=None):
 
 
 class Predictions(NamedTuple):
-    logits: dict  # {variant: (n, V, K)}
+    logits: dict  # {variant: (n, V, K)}, or (n, 1, K) where they are averaged already
+    orders: dict  # {variant: (n, V, T)} of those that have one; not of --windows
     used: np.ndarray  # (n,) bool: could the video be read
     humans: np.ndarray  # (n,) share of its frames that have a human box
 
 
 def predict(run, name, videos, orders, args, boxes=None, call=None):
-    """One pass over a split. -> Predictions
+    """One pass over a split, of all processes together. -> Predictions, the same in each
 
     orders: as clip_orders gives them; with "masked" among them, boxes. call: what takes the clips
     in the model's place, such as its features; its outputs then stand for logits."""
     labels = np.array(videos.labels)
-    used = np.zeros(len(videos), bool)
-    humans = np.zeros(len(videos))
-    outputs = {variant: [] for variant in orders}
     change = None
     if boxes is not None:
         change = partial(common.mask_humans, boxes=boxes)
+    parts = []  # of each batch the arrays that are then joined
     right = 0
+    seen = 0
     for batch, bar in batches(run, name, videos, args, change):
         index = batch["index"].numpy()
-        used[index] = batch["bad"].numpy() == 0
+        part = {"index": index, "used": batch["bad"].numpy() == 0, "humans": np.zeros(len(index))}
         clip = batch["clip"]
         if boxes is not None:
-            humans[index] = batch["humans"].numpy()
+            part["humans"] = batch["humans"].numpy()
             clip, masked = clip.unbind(1)
-        for variant, order in orders.items():
+        paths = [videos.paths[i] for i in index]
+        for variant, draw_order in orders.items():
             shown = masked if variant == "masked" else clip
-            if order is not None:
-                shown = reorder(shown, torch.from_numpy(order[index]).to(shown.device))
+            if draw_order:
+                order = draw_order(paths, clip.shape[1], clip.shape[3])
+                shown = reorder(shown, torch.from_numpy(order).to(shown.device))
+                if not args.windows:
+                    part[f"order of {variant}"] = order
             output = forward(run, shown, args, call or run.model)
-            if not np.isfinite(output).all():
-                raise UserError(
-                    f"{run.path}: its outputs on {name} are not finite, the training diverged"
-                )
-            outputs[variant].append(output)
+            if call is None and (args.windows or args.average == "logits"):
+                output = one_view(output, args.average)
+            part[variant] = output
+        parts.append(part)
         if call is None:
-            right += (top1(outputs[name][-1], labels[index]) & used[index]).sum()
-            bar.set_postfix(top1=f"{100 * right / max(used.sum(), 1):.1f}")
-    logits = {variant: np.concatenate(parts) for variant, parts in outputs.items()}
-    return Predictions(logits, used, humans)
+            right += (top1(part[name], labels[index]) & part["used"]).sum()
+            seen += part["used"].sum()
+            bar.set_postfix(top1=f"{100 * right / max(seen, 1):.1f}")
+    parts = sorted(sum(common.gather(parts), []), key=lambda part: part["index"][0])
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    name_unreadable(run, name, videos, arrays["used"])
+    logits = {variant: arrays[variant] for variant in orders}
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise UserError(f"{run.path}: its outputs on {name} are not finite, the training diverged")
+    drawn = {}
+    for variant in orders:
+        if f"order of {variant}" in arrays:
+            drawn[variant] = arrays[f"order of {variant}"]
+    return Predictions(logits, drawn, arrays["used"], arrays["humans"])
 
 
 def forward(run, clip, args, call):
-    """clip (N, V, 3, T, H, W) uint8 -> (N, V, K) outputs; of a TSN (N, T, K), as V is 1"""
+    """clip (N, V, 3 crops, T, H, W) uint8 -> (N, V crops, K) outputs; of a TSN, where V is 1,
+    (N, T crops, K)"""
+    clip = clip.unflatten(2, (-1, 3)).flatten(1, 2)  # (N, V crops, 3, T, H, W)
     if run.tsn:
-        clip = clip.transpose(1, 3)  # each frame is a clip of its own
+        clip = clip.transpose(2, 3).flatten(1, 2).unsqueeze(3)  # each frame is a clip of its own
     outputs = []
     with torch.inference_mode(), common.autocast(clip.device, args.amp):
         for part in clip.flatten(0, 1).split(args.batch_size):
@@ -614,6 +698,14 @@ def fuse(logits):
     """(n, V, K) logits -> (n, K) softmax averaged over a video's clips, float64"""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return (powers / powers.sum(-1, keepdims=True)).mean(1)
+
+
+def one_view(logits, average):
+    """(n, V, K) logits -> (n, 1, K), as one clip has them that stands for all: their mean, or what
+    gives the mean softmax"""
+    if average == "logits":
+        return logits.mean(1, keepdims=True)
+    return np.log(np.maximum(fuse(logits), 1e-300))[:, None]
 
 
 def top1(logits, labels):
@@ -768,13 +860,14 @@ class Features:
 def frozen_features(run, name, listed, args):
     """-> Features of the centre clips of a SceneList's videos; of a TSN means over its frames"""
     videos = listed.videos
-    args = replace(args, clips=run.args["frames"] if run.tsn else 1)
-    outputs, used, _ = predict(run, name, videos, {name: None}, args, call=run.model.features)
+    args = replace(args, clips=run.args["frames"] if run.tsn else 1, windows=0, crops=1)
+    predictions = predict(run, name, videos, {name: None}, args, call=run.model.features)
+    used = predictions.used
     device = next(run.model.parameters()).device
     paths = np.array(videos.paths)
     p = listed.scenes[used]
     return Features(
-        x=torch.from_numpy(outputs[name][used].mean(1)).to(device),
+        x=torch.from_numpy(predictions.logits[name][used].mean(1)).to(device),
         p=p,
         scenes=p.argmax(1).numpy(),
         labels=np.array(videos.labels)[used],
@@ -906,23 +999,23 @@ class Outcomes:
         return {name: float(values.std(ddof=1)) for name, values in figures.items()}
 
 
-def add_split(outcomes, split, videos, orders, predictions):
+def add_split(outcomes, split, videos, predictions):
     """Add the Predictions on a split to the Outcomes."""
-    logits, used, humans = predictions
+    logits, orders, used, humans = predictions
     paths = np.array(videos.paths)
     labels = np.array(videos.labels)
     outcomes.unreadable[split] = paths[~used].tolist()
     outcomes.arrays[f"{split}/paths"] = paths
     outcomes.arrays[f"{split}/labels"] = labels
     outcomes.arrays[f"{split}/used"] = used
-    for variant, order in orders.items():
-        outcomes.arrays[f"{variant}/logits"] = logits[variant]
-        if order is not None:
-            outcomes.arrays[f"{variant}/order"] = order
+    for variant, values in logits.items():
+        outcomes.arrays[f"{variant}/logits"] = values
+        if variant in orders:
+            outcomes.arrays[f"{variant}/order"] = orders[variant]
         if variant != "masked":
-            right = top1(logits[variant], labels)[used]
+            right = top1(values, labels)[used]
             outcomes.add(variant, right, video_names(paths[used]))
-    if "masked" in orders:
+    if "masked" in logits:
         masked = used & (humans >= 0.5)  # as the clips of SDN's Eq. (6)
         if not masked.any():
             raise UserError(
@@ -976,9 +1069,9 @@ def measure(run, args, stem):
     outcomes = Outcomes()
     for split, videos in data.splits.items():
         boxes = data.boxes if split == "test" else None
-        orders = clip_orders(run, split, videos, args, masked=boxes is not None)
+        orders = clip_orders(run, split, args, masked=boxes is not None)
         predictions = predict(run, split, videos, orders, args, boxes)
-        add_split(outcomes, split, videos, orders, predictions)
+        add_split(outcomes, split, videos, predictions)
     fair_figures = {}
     fair = None
     masked = None
@@ -998,9 +1091,10 @@ def measure(run, args, stem):
     counts = {}  # used, listed
     for split, videos in data.splits.items():
         counts[split] = [len(videos) - len(outcomes.unreadable[split]), len(videos)]
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with common.whole(f"{stem}.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
+    if run.share[0] == 0:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with common.whole(f"{stem}.npz") as part, part.open("wb") as file:
+            np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
     return dict(
         checkpoint=str(run.path),
         name=run.name,
@@ -1008,7 +1102,7 @@ def measure(run, args, stem):
         config=run.config,
         seed=run.args["seed"],
         epochs=[run.epoch, run.args["epochs"]],
-        protocol=run.protocol(args.clips),
+        protocol=run.protocol(args),
         figures={name: float(value) for name, value in figures.items()} | fair_figures,
         bootstrap=outcomes.errors(n_test, num_classes, args.seed),
         shuffles=shuffles,
@@ -1313,14 +1407,24 @@ def output_stem(path, args):
 
 
 def evaluate(args):
-    """Measure every checkpoint, print the table, write the JSON files. -> the rows"""
+    """Measure every checkpoint, print the table, write the JSON files. -> the rows
+
+    torchrun's processes share the videos of each list, and then each has all that came of them."""
     if not args.runs:
         raise UserError("no run to evaluate: python evaluate.py runs/albar")
+    if args.windows and args.clips:
+        raise UserError("--windows takes all clips of a video: leave --clips out")
+    share = (0, 1)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        rank, processes, _ = common.start(args.seed)
+        share = (rank, processes)
     # All that is wrong with the input is said before a video is read.
     paths = {}
     stems = {}
     for path in args.runs:
         run = load_run(path)
+        if run.tsn and args.windows:
+            raise UserError(f"{path}: --windows are clips, and a TSN sees frames: leave it out")
         read_data(run, args)
         file = run.path.resolve()  # a checkpoint named twice is one
         stem = output_stem(run.path, args)
@@ -1333,8 +1437,11 @@ def evaluate(args):
     measured = []
     for path in paths.values():
         run = load_run(path)
+        run.share = share
         measured.append(measure(run, args, output_stem(run.path, args)))
     rows = merge(measured)
+    if share[0] > 0:
+        return rows
     for report in measured:
         row = next(row for row in rows if report["checkpoint"] in row["checkpoints"])
         content = dict(row=row, checkpoint=report, table=rows, args=asdict(args))
@@ -1643,7 +1750,7 @@ def look(run, videos, boxes, options, args):
     unreadable = []
     shares = []
     areas = []
-    drawn = []
+    drawn = []  # and their maps
     for batch, _ in batches(run, "cam", videos, options, change):
         clip, white = batch["clip"][:, :, 0].unbind(1)  # (N, 3, T, S, S)
         with torch.inference_mode():
@@ -1662,9 +1769,11 @@ def look(run, videos, boxes, options, args):
         areas.append(area.cpu())
         if len(drawn) < args.videos:
             drawn += zip(clip.cpu(), heat.cpu(), strict=True)
+    unreadable = torch.cat(unreadable).numpy()
+    name_unreadable(run, "cam", videos, ~unreadable)
     return Maps(
         predicted=predicted,
-        unreadable=torch.cat(unreadable).numpy(),
+        unreadable=unreadable,
         share=torch.cat(shares).double().numpy(),
         area=torch.cat(areas).double().numpy(),
         drawn=drawn,
@@ -1773,16 +1882,12 @@ def cam(args):
 
 
 def in_first_process(main):
-    """main(args) in the first of torchrun's processes alone; the others wait for it."""
+    """main(args) in the first of torchrun's processes alone."""
 
     @wraps(main)
     def run(args):
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if int(os.environ.get("RANK", 0)) == 0:
             return main(args)
-        rank, _, _ = common.start(0, timedelta(days=7))
-        if rank == 0:
-            main(args)
-        common.total(0)
 
     return run
 
@@ -1792,4 +1897,4 @@ if __name__ == "__main__":
         "bias": (BiasArgs, in_first_process(bias), {"toy": BIAS_TOY}),
         "cam": (CamArgs, in_first_process(cam), {}),
     }
-    common.cli(Args, in_first_process(evaluate), steps=steps)
+    common.cli(Args, evaluate, steps=steps)

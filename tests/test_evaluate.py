@@ -97,6 +97,49 @@ def test_bootstrap_against_the_binomial_error():
     assert (evaluate.bootstrap(hits, names, 1) != means).any()
 
 
+def test_one_view_stands_for_all():
+    logits = np.random.default_rng(0).normal(size=(5, 4, 3), scale=3).astype(np.float32)
+    fused = evaluate.fuse(logits)
+    np.testing.assert_allclose(evaluate.fuse(evaluate.one_view(logits, "softmax")), fused)
+    of_logits = evaluate.fuse(logits.mean(1)[:, None])
+    np.testing.assert_allclose(evaluate.fuse(evaluate.one_view(logits, "logits")), of_logits)
+    assert abs(of_logits - fused).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "n,stride,step,starts",
+    [
+        (32, 1, 16, [0, 16]),  # SDN: clips side by side
+        (33, 1, 16, [0, 16, 32]),
+        (33, 1, 8, [0, 8, 16, 24]),  # Hara et al.: by half a clip
+        (10, 1, 16, [0]),
+        (33, 2, 4, [0, 4]),  # a clip spans 31 frames
+    ],
+)
+def test_windows_cover_the_video_and_the_last_loops(n, stride, step, starts):
+    indices = evaluate.sliding_windows(n, 16, stride, step)
+    expected = [[(start + stride * t) % n for t in range(16)] for start in starts]
+    assert indices.tolist() == expected
+    if step <= stride * 15:
+        assert {0, n - 1} <= set(indices.ravel()) or stride > 1
+
+
+@pytest.mark.parametrize("height,width", [(12, 20), (20, 12)])
+def test_crops_are_where_they_should_be(height, width):
+    frames = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    three = evaluate.crop(frames, 8, 12, 3).unflatten(1, (3, 3))
+    ten = evaluate.crop(frames, 8, 12, 10).unflatten(1, (10, 3))
+    for i, place in enumerate((0, 6, 12)):
+        top, left = (2, place) if width > height else (place, 2)
+        assert torch.equal(three[:, i], frames[..., top : top + 8, left : left + 8])
+    corners = [(0, 0), (0, width - 8), (height - 8, 0), (height - 8, width - 8)]
+    for i, (top, left) in enumerate([*corners, ((height - 8) // 2, (width - 8) // 2)]):
+        part = frames[..., top : top + 8, left : left + 8]
+        assert torch.equal(ten[:, i], part)
+        # Of the flipped picture the left corner is the right one's mirror image.
+        assert torch.equal(ten[:, 5 + [1, 0, 3, 2, 4][i]], part.flip(-1))
+
+
 # ---- Still and shuffled clips --------------------------------------------------------------------
 PATHS = [f"class/v{i}.mp4" for i in range(40)]
 
@@ -367,6 +410,29 @@ def test_figures_of_a_known_network(known, clips, batch_size):
                 first = np.take_along_axis(of_clips, order, 1)[:, 0]
                 seen = -saved[f"{variant}/logits"][i].min(1)
                 assert seen == pytest.approx(20 * first, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "views,protocol",
+    [
+        (dict(windows=1), "mean softmax of clips of 4 frames x stride 1, one each 1 frames, "),
+        (dict(crops=3), "mean softmax of 1 centre clip of 4 frames x stride 1, short side 8, 3 cr"),
+        (dict(crops=10, clips=2, average="logits"), "mean logits of 2 clips of 4 frames x stride"),
+    ],
+)
+def test_other_views_of_a_known_network(known, views, protocol):
+    flags = dict(test=known.test, scuba=known.scuba, rare=known.test)
+    (row,) = run(known.save("known"), **flags, **views)
+    assert row["mean"] == pytest.approx(KNOWN)
+    assert row["protocol"].startswith(protocol)
+    with np.load(known.path / "runs/known/evaluate.npz") as saved:
+        # What is averaged over all clips already is saved so.
+        assert saved["test/logits"].shape[1] == (3 if views == dict(crops=3) else 1)
+
+
+def test_windows_are_all_clips(known, capsys):
+    line = fails(capsys, known.save("known"), "--windows", 2, "--clips", 3, "--test", known.test)
+    assert "--windows takes all clips of a video" in line
 
 
 def test_unreadable_videos_are_left_out_and_named(known, capsys):

@@ -392,7 +392,7 @@ def use_run(path):
     """What evaluate.py asks of a run before it reads a video"""
     run = evaluate.load_run(path)
     assert len(run.config) > 0
-    assert len(run.protocol(0)) > 0
+    assert len(run.protocol(evaluate.Args())) > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

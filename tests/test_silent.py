@@ -1,6 +1,7 @@
 """What used to go wrong without a word: each fault as one meets it, and the line that tells."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -408,12 +409,25 @@ def test_a_checkpoint_that_cannot_be_resumed(flags, capsys, change, message):
     assert message in fails(capsys, [*argv(flags), "--resume"])
 
 
-def test_evaluation_by_two_processes_is_done_once(flags, world):
+def test_two_processes_share_the_videos_and_give_the_figures_of_one(flags, world, tmp_path):
     albar.train(albar.Args(**flags | dict(epochs=0)))
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "evaluate.py"]
-    words += [flags["out"], "--test", f"{world}/val.txt", "--shuffles", 0]
-    with ended(python(*words, OMP_NUM_THREADS=1)) as (out, err):
+    words = ["evaluate.py", flags["out"], "--test", f"{world}/val.txt", "--batch-size", 7]
+    words += ["--scuba", f"photo={world}/scuba-photo.txt"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    with ended(python(*words, "--out", tmp_path / "one", OMP_NUM_THREADS=1)) as (out, err):
         assert out.count("| **accuracy**") == 1, err
+    two = [*torchrun, *words, "--out", tmp_path / "two"]
+    with ended(python(*two, OMP_NUM_THREADS=1)) as (out, err):
+        assert out.count("| **accuracy**") == 1, err
+    with np.load(tmp_path / "one/evaluate.npz") as one, np.load(tmp_path / "two/evaluate.npz") as b:
+        assert len(one["test/paths"]) % 14 > 0  # they do not divide
+        assert {"scufo-photo/order", "shuffled-2/logits"} <= set(one) == set(b)
+        for name in one:
+            assert np.array_equal(one[name], b[name]), name
+    reports = []
+    for name in ("one", "two"):
+        reports.append(json.loads((tmp_path / name / "evaluate.json").read_text())["checkpoint"])
+    assert reports[0] == reports[1]
 
 
 def test_long_messages_are_cut():
