@@ -103,7 +103,7 @@ GROUPS = {
     "training": "epochs batch_size optimizer lr weight_decay clip_grad schedule milestones "
     "patience warmup seed",
     "machine": "out resume overwrite accumulate amp channels_last compile workers cache max_bad "
-    "log_every",
+    "log_every tensorboard",
 }
 
 
@@ -2043,13 +2043,14 @@ def differing_keys(ours, theirs):
 
 # ---- Runs ----------------------------------------------------------------------------------------
 class Log:
-    """A file of one JSON object a line. A resumed run drops the lines after the step that it
-    resumes from."""
+    """A file of one JSON object a line, and with a writer of TensorBoard its figures there. A
+    resumed run drops the lines after the step that it resumes from."""
 
-    def __init__(self, path, rank, step):
+    def __init__(self, path, rank, step, writer=None):
         self.path = Path(path) if rank == 0 else None
         if self.path is None:
             return
+        self.writer = writer and writer(self.path.parent, purge_step=step + 1)
         lines = []
         if step and self.path.exists():
             for line in self.path.read_bytes().splitlines(True):
@@ -2063,6 +2064,20 @@ class Log:
         if self.path:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+        if self.path and self.writer:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(name, value, record["step"])
+            self.writer.flush()
+
+
+def summary_writer():
+    """TensorBoard's SummaryWriter, whose package is not one of the requirements."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard: pip install tensorboard, or leave the flag out") from None
+    return SummaryWriter
 
 
 def is_later(line, step):
@@ -2074,7 +2089,9 @@ def is_later(line, step):
 
 
 # Flags that a resumed run may change: where and how fast it runs, and what it bears.
-MAY_CHANGE = "resume overwrite out workers cache log_every root web_root max_bad".split()
+MAY_CHANGE = (
+    "resume overwrite out workers cache log_every tensorboard root web_root max_bad".split()
+)
 
 # What a resumed run must have as it was besides its flags: it decides which videos come when.
 MUST_AGREE = {
@@ -2129,6 +2146,7 @@ class Run:
             heads=heads or {},
             torch=str(torch.__version__),
         )
+        self.writer = summary_writer() if args.tensorboard else None
         self.saved = self.open()  # the checkpoint to go on from, or None
         self.note = f"resumed at step {self.saved['step']}" if self.saved else ""
         self.best = {"val/accuracy": -1.0}
@@ -2210,7 +2228,7 @@ class Run:
             # What --overwrite replaces, lest --resume finds it.
             for name in ("last.pt", "best.pt", "log.jsonl", "evaluate.json", "evaluate.npz"):
                 (self.out / name).unlink(missing_ok=True)
-        self.log = Log(self.out / "log.jsonl", self.rank, step)
+        self.log = Log(self.out / "log.jsonl", self.rank, step, self.writer)
         videos = self.train_set.videos
         self.log(
             step=step,

@@ -98,7 +98,8 @@ METHODS = ("sdn", "smad", "omnidebias", "albar")
 # Fields of a method's Args that say where, how fast or from which random numbers a run went, not
 # what it trained: runs that differ in nothing else are seeds of one configuration.
 NOT_CONFIG = (
-    "seed out resume overwrite root workers cache compile channels_last log_every max_bad".split()
+    "seed out resume overwrite root workers cache compile channels_last log_every tensorboard "
+    "max_bad".split()
 )
 
 RESAMPLES = 1000  # of the bootstrap

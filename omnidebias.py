@@ -202,6 +202,7 @@ class Args:
         0.01, "share of missing, broken or unlabelled videos beyond which to stop", low=0, high=1
     )
     log_every: int = arg(10, "steps between lines of the log", low=1)
+    tensorboard: bool = arg(False, "the log's figures for TensorBoard, too; needs its package")
 
 
 # [same in all scripts: the recipe of the embedded data set]

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,6 +175,42 @@ def test_what_a_run_returns_logs_and_saves(script, flags, own):
     best = load(out / "best.pt")
     assert best["best"] == saved["best"] and best["epoch"] == saved["best"]["epoch"]
     assert saved["best"]["val/accuracy"] == max(accuracies)
+
+
+@only_albar
+def test_tensorboard_has_the_figures_of_the_log(script, flags, monkeypatch):
+    shown = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            assert Path(folder) == Path(flags["out"])
+            shown.append(purge_step)
+
+        def add_scalar(self, name, value, step):
+            shown.append((name, value, step))
+
+        def flush(self):
+            pass
+
+    module = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    train(script, flags, tensorboard=True, epochs=1)
+    expected = [1]
+    for line in log_lines(Path(flags["out"])):
+        for name, value in line.items():
+            if isinstance(value, float):
+                expected.append((name, value, line["step"]))
+    assert shown == expected and any(name == "val/accuracy" for name, _, _ in shown[1:])
+    # A resumed run takes back what came after the step that it goes on from.
+    train(script, flags, tensorboard=True, epochs=1, resume=True)
+    assert shown[-1] == 11
+
+
+@only_albar
+def test_tensorboard_is_asked_for_where_it_is_not_installed(flags, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "pip install tensorboard" in fails(capsys, [*argv(flags), "--tensorboard"])
+    assert not Path(flags["out"]).exists()
 
 
 def test_training_learns(script, flags):
