@@ -8,6 +8,8 @@
         --train LIST --val LIST
     python evaluate.py runs/sdn --windows 16 --crops 3 --test LIST    # other views than its own
     torchrun --nproc-per-node 8 evaluate.py runs/sdn --test LIST      # the videos shared out
+    python evaluate.py list FILE --root VIDEOS > train.txt  # another data set's list, made plain
+    python evaluate.py check LIST --root VIDEOS             # can its videos be trained on?
     python evaluate.py bias --scenes scenes --train LIST --test LIST  # do scenes tell its actions?
     python evaluate.py cam runs/albar-baseline runs/albar             # where they look: PNG and MP4
 
@@ -69,13 +71,17 @@ SILENT in the papers
       more, less chance.
 """
 
+import csv
 import importlib
 import json
 import math
 import os
 import re
+import sys
 import textwrap
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -1457,6 +1463,413 @@ def write_json(file, content):
         part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+# ---- `list`, `check`: lists of other data sets ---------------------------------------------------
+@dataclass
+class ListArgs:
+    file: str = arg("", "list of another data set, or one that --train takes", positional=True)
+    root: str = arg("", "folder of the videos: where each lies is looked up there")
+    labels: str = arg("", "file of all class names, which gives their labels")
+    subset: str = arg("", "of a file that holds several, such as training and validation")
+    split: int = arg(1, "official split of HMDB51's folder of lists", choices=(1, 2, 3))
+
+
+@dataclass
+class Record:
+    """A video in a data set's own list."""
+
+    path: str  # in the layout that the data set is mostly kept in
+    action: str | int  # its class by name, or its label from 0; "": left out
+    subset: str = ""
+    left_out: str = ""  # why
+
+
+@dataclass
+class Annotations:
+    """A data set's own list."""
+
+    kind: str  # what it was taken for
+    read: Callable  # item -> Record; an error of Python's where the item is malformed
+    items: list  # [(place, a line's text or a JSON value)]
+    names: list = ()  # of the classes in order, where the file has them
+    needs_names: bool = False  # its labels are those of a file of names that comes with it
+
+
+def cells_of(text):
+    return next(csv.reader([text]))
+
+
+def read_table(text, header):
+    """A line below a header: Kinetics', whose files are named by their seconds, or of any files."""
+    row = dict(zip(header, cells_of(text), strict=True))
+    path = row.get("filename") or row.get("clip")
+    if not path:
+        start, end = int(row["time_start"]), int(row["time_end"])
+        path = f"{row['label']}/{row['youtube_id']}_{start:06d}_{end:06d}.mp4"
+    return Record(path, row["label"], row.get("split") or row.get("subset", ""))
+
+
+def read_moments(text):
+    """Version 1: `label/name.mp4,label,yes,no`; made of it and in use: `name,label,frames`"""
+    path, action, *counts = cells_of(text)
+    if len(counts) == 1:
+        path = f"{action}/{path}.mp4"
+    return Record(path, action)
+
+
+def read_jester(text):
+    """A video is a folder of frames."""
+    folder, action = text.split(";")
+    return Record(folder, action)
+
+
+def read_finegym(text):
+    """A video is a sub-action, cut out and named by its times."""
+    clip, label = text.split()
+    return Record(f"{clip}.mp4", label)
+
+
+def read_in_folder(text):
+    path = text if os.path.splitext(text)[1] else f"{text}.avi"
+    return Record(path, text.split("/")[-2])
+
+
+def read_something(video):
+    """The class is the template less its brackets; "label" is what the volunteer did."""
+    action = video["template"].replace("[", "").replace("]", "")
+    return Record(f"{video['id']}.webm", action)
+
+
+def read_diving48(video):
+    """start_frame and end_frame are the whole clip."""
+    return Record(f"{video['vid_name']}.mp4", video["label"])
+
+
+def read_entry(item):
+    """(video, {"subset", "annotations"}): one annotation, as 3D-ResNets has it for clips in class
+    folders; or a list, as ActivityNet has it for the segments of whole videos."""
+    name, video = item
+    annotations = video["annotations"]
+    is_clip = isinstance(annotations, dict)
+    if is_clip:
+        annotations = [annotations] if annotations else []
+    record = Record(f"{name}.mp4", "", str(video.get("subset", "")))
+    actions = {annotation["label"] for annotation in annotations}
+    if not actions:
+        record.left_out = "without annotations, as test sets"
+    elif len(actions) > 1:
+        record.left_out = "of several classes"
+    else:
+        (record.action,) = actions
+        if is_clip:
+            record.path = f"{record.action}/{name}.avi"
+    return record
+
+
+def recognise(file):
+    """Annotations of a data set's own list, told by what is in it; None of a list that looks as
+    common.read_list takes it."""
+    lines = [] if Path(file).is_dir() else common.read_lines(file)
+    first = lines[0][1] if lines else ""
+    clip, *rest = first.split() or [""]
+    if "_E_" in clip and "_A_" in clip and "." not in clip and len(rest) == 1:
+        return Annotations("FineGym's list", read_finegym, lines)
+    if not lines or rest and rest[-1].isdecimal():
+        return None
+    header = cells_of(first)
+    if first[0] in "{[":
+        annotations = recognise_json(file)
+        if annotations:
+            return annotations
+    elif {"youtube_id", "filename", "clip"} & set(header):
+        kind = "Kinetics' CSV" if "youtube_id" in header else "a CSV of files"
+        return Annotations(kind, partial(read_table, header=header), lines[1:])
+    elif first.partition(";")[0].isdecimal() and ";" in first:
+        return Annotations("Jester's CSV", read_jester, lines, needs_names=True)
+    elif len(header) in (3, 4) and all(cell.isdecimal() for cell in header[2:]):
+        return Annotations("Moments in Time's CSV", read_moments, lines)
+    elif all("/" in text for _, text in lines):
+        # UCF101's test lists have no label, but its classInd.txt, which common reads.
+        if Path(file).with_name("classInd.txt").exists():
+            return None
+        return Annotations("files in class folders", read_in_folder, lines, needs_names=True)
+    raise UserError(
+        f"{file}: no list of videos and their classes in a known form (list --help names them); it "
+        f"begins {first[:70]!r}"
+    )
+
+
+def recognise_json(file):
+    content = read_json(file)
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and ("id" in first or "vid_name" in first):
+        items = [(f"{file}: record {i}", video) for i, video in enumerate(content)]
+        if "vid_name" in first:
+            return Annotations("Diving48's JSON", read_diving48, items)
+        return Annotations("Something-Something v2's JSON", read_something, items, needs_names=True)
+    database = content.get("database", content) if isinstance(content, dict) else None
+    if not isinstance(database, dict):
+        return None
+    items = [(f"{file}: {item[0]!r}", item) for item in database.items()]
+    names = content.get("labels", ())
+    if "database" in content and isinstance(names, list):
+        return Annotations("3D-ResNets' JSON", read_entry, items, names)
+    video = next(iter(database.values()), None)
+    if isinstance(video, dict) and "annotations" in video:
+        return Annotations("ActivityNet's JSON", read_entry, items)
+    return None
+
+
+def read_json(file):
+    try:
+        return json.loads("\n".join(text for _, text in common.read_lines(file)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: it begins as JSON and is none: {error}") from None
+
+
+def read_records(annotations):
+    """-> {place: Record}"""
+    records = {}
+    for place, item in annotations.items:
+        try:
+            record = annotations.read(item)
+            if not isinstance(record.action, str | int):
+                raise TypeError
+            if record.action == "" and not record.left_out:
+                raise ValueError
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{place}: no video or no class as {annotations.kind} has it (lists of test videos "
+                f"have none), mend or remove it: {str(item)[:70]!r}"
+            ) from None
+        records[place] = record
+    return records
+
+
+def choose_records(file, records, subset):
+    """-> {place: Record} of those of the subset that have a class; {why not: how many}"""
+    sizes = Counter(record.subset for record in records.values())
+    if not subset and len(sizes) == 1:
+        (subset,) = sizes
+    elif not subset or subset not in sizes:
+        held = ", ".join(f"{name or 'unnamed'} ({count})" for name, count in sizes.items())
+        raise UserError(f"{file}: name one of its subsets with --subset: {held}")
+    chosen = {}
+    left_out = Counter()
+    for place, record in records.items():
+        if record.subset != subset:
+            left_out["of other subsets"] += 1
+        elif record.left_out:
+            left_out[record.left_out] += 1
+        else:
+            chosen[place] = record
+    if not chosen:
+        raise UserError(f"{file}: no video in it has a class")
+    return chosen, left_out
+
+
+def read_names(file):
+    """Class names in the order of their labels: of JSON, {name: label} or a list, or of lines
+    `name`, `label name` or `name,label`. Labels may begin with 1, as UCF101's do."""
+    texts = [text for _, text in common.read_lines(file)]
+    if texts and texts[0][0] in "{[":
+        content = read_json(file)
+        pairs = [(name, label) for label, name in enumerate(content)]
+        if isinstance(content, dict):
+            pairs = content.items()
+    elif all(text.split()[0].isdecimal() and " " in text for text in texts):
+        pairs = [reversed(text.split(maxsplit=1)) for text in texts]
+    elif all(text.rpartition(",")[2].isdecimal() for text in texts):
+        pairs = [text.rsplit(",", 1) for text in texts]
+    else:
+        # ActivityNet's action_name.csv has a header.
+        names = texts[texts[0] == "action" :]
+        pairs = [(name, label) for label, name in enumerate(names)]
+    name_of = {str(label): str(name) for name, label in pairs}
+    first = 0 if "0" in name_of else 1
+    names = [name_of.get(str(first + i)) for i in range(len(name_of))]
+    if not names or None in names:
+        raise UserError(f"{file}: its labels are not 0, 1, 2, ..., each with a name: mend it")
+    return names
+
+
+def find_labels(args, annotations, records):
+    """-> Rows of {place: Record}, the names of the classes or [], where the labels are from"""
+    names = list(annotations.names)
+    origin = "labels as in the file"
+    if args.labels:
+        names = read_names(args.labels)
+        origin = f"labels of {args.labels}"
+    actions = {str(record.action) for record in records.values()}
+    if not names and not any(action.isdecimal() for action in actions):
+        if annotations.needs_names:
+            raise UserError(
+                f"{args.file}: {annotations.kind}: it names classes and has no labels: give the "
+                "file of all class names in order, --labels FILE"
+            )
+        names = sorted(actions)
+        origin = "labels by the sorted names in it (for all lists of a data set: --labels FILE)"
+    label_of = {name.replace("_", " ").lower(): label for label, name in enumerate(names)}
+    rows = []
+    for place, record in records.items():
+        action = str(record.action)
+        label = label_of.get(action.replace("_", " ").lower())
+        if label is None:
+            if not action.isdecimal():
+                raise UserError(
+                    f"{place}: {action!r} is no class of {args.labels or args.file}: give the file "
+                    "of all class names with --labels FILE"
+                )
+            label = int(action)
+        rows.append(common.Row(place, record.path, label))
+    common.check_labels(rows, names)
+    return rows, names, origin
+
+
+def on_disk(path, root):
+    """Where below root the video `path` lies: its class folder may have `_` for spaces, or be none,
+    ActivityNet's `v_` may be there or not, and it has any ending, none being a folder of frames.
+    None: nowhere."""
+    folder, name = os.path.split(path)
+    stem, ending = os.path.splitext(name)
+    for place in dict.fromkeys([folder, folder.replace(" ", "_"), ""]):
+        for start in dict.fromkeys([stem, f"v_{stem}", stem.removeprefix("v_")]):
+            for end in dict.fromkeys([ending, ".mp4", ".webm", ".mkv", ".avi", ""]):
+                found = os.path.join(place, start + end)
+                if os.path.exists(os.path.join(root, found)):
+                    return found
+    return None
+
+
+def read_any_list(args):
+    """-> Rows of the list args.file, and in words what it was taken for and what was left out"""
+    annotations = recognise(args.file)
+    if annotations is None:
+        part = args.subset or "train"
+        if args.subset and not (Path(args.file).is_dir() and part in ("train", "test")):
+            raise UserError(f"--subset {part}: HMDB51's folder has train and test, a list has none")
+        classes = read_names(args.labels) if args.labels else None
+        videos = common.read_list(args.file, args.root, part, args.split, classes)
+        rows = [common.Row("", *pair) for pair in zip(videos.paths, videos.labels, strict=True)]
+        return rows, f"{videos.kind} list, {len(rows)} videos of {len(set(videos.labels))} classes"
+    records, left_out = choose_records(args.file, read_records(annotations), args.subset)
+    rows, names, origin = find_labels(args, annotations, records)
+    text = f"{annotations.kind}, {len(rows)} videos of {len({row.label for row in rows})}"
+    if names:
+        text += f" of {len(names)}"
+    text += f" classes, {origin}"
+    for why, count in left_out.items():
+        text += f"; left out: {count} {why}"
+    return rows, text
+
+
+def list_videos(args):
+    """Print another data set's list as a plain one: `path label` a line, labels from 0. What FILE
+    was taken for and what was left out goes to stderr. The kind is told by what is in it:
+
+      Kinetics: CSV. Of Mini-Kinetics-200: its header and what `grep -F -f IDS` leaves of it
+      Something-Something v2, Diving48: JSON
+      ActivityNet: JSON, official or BMN's; whole videos of one class
+      UCF101, HMDB51: JSON of 3D-ResNets; their own lists; `class/name` a line
+      Moments in Time: CSV (and other CSV files with columns filename, label)
+      Jester: CSV, `id;label`
+      FineGym: text
+      all that --train takes
+
+    With --root each video is looked for. What is not found is told on stderr, and listed."""
+    if not args.file:
+        raise UserError("name a list: python evaluate.py list FILE --root VIDEOS")
+    if args.root and not Path(args.root).is_dir():
+        raise UserError(f"--root {args.root}: no such folder")
+    rows, text = read_any_list(args)
+    missing = []
+    if args.root:
+        for row in rows:
+            found = on_disk(row.path, args.root)
+            if found is None:
+                missing.append(row.path)
+            row.path = found or row.path
+    if missing:
+        text += (
+            f"; listed all the same: {len(missing)} that are not in {args.root}: "
+            f"{common.shortened(missing)}"
+        )
+    print("".join(f"{row.path} {row.label}\n" for row in rows), end="")
+    print(f"{args.file}: {text}", file=sys.stderr)
+
+
+@dataclass
+class CheckArgs:
+    file: str = arg("", "list, as --train takes it; of HMDB51's folder both parts", positional=True)
+    root: str = arg("", "folder of the videos; default: the list's own folder")
+    split: int = arg(1, "official split of HMDB51's folder of lists", choices=(1, 2, 3))
+    frames: int = arg(16, "frames of a clip: videos of fewer would loop", low=1)
+    workers: int = arg(4, "loader processes; 0 reads in this one", low=0)
+
+
+@dataclass
+class Looks(torch.utils.data.Dataset):
+    """A first look at each video: its place in the list, its frames or 0, what is wrong with it."""
+
+    videos: common.VideoList
+
+    def __len__(self):
+        return len(self.videos)
+
+    def __getitem__(self, i):
+        path = self.videos.full(i)
+        if not os.path.exists(path):
+            return i, 0, "missing"
+        try:
+            frames = common.num_frames(path)
+            common.read_clip(path, [0, frames // 2])
+        except UserError as error:
+            return i, 0, str(error)
+        return i, frames, ""
+
+
+def check(args):
+    """Before training: read the first and the middle frame of each video of a list. Says which
+    videos are missing, unreadable or short, and which classes are small or empty; damage elsewhere
+    in a video is not seen. Exit code 1: fewer than two classes have a readable video."""
+    if not args.file:
+        raise UserError("name a list: python evaluate.py check LIST --root VIDEOS")
+    videos = common.read_list(args.file, args.root, "train", args.split)
+    if Path(args.file).is_dir():
+        test = common.read_list(args.file, args.root, "test", args.split)
+        both = dict(paths=videos.paths + test.paths, labels=videos.labels + test.labels)
+        videos = replace(videos, **both)
+    videos = common.each_once(videos, args.file)
+    loader = common.make_loader(Looks(videos), args, torch.device("cpu"), batch_size=None)
+    missing = []
+    unreadable = []
+    short = []
+    sizes = Counter()  # of the classes, by label, in readable videos
+    for i, frames, fault in tqdm(loader, total=len(videos), unit="video", disable=None):
+        if fault == "missing":
+            missing.append(videos.paths[i])
+        elif fault:
+            unreadable.append(fault)
+        else:
+            sizes[videos.labels[i]] += 1
+        if 0 < frames < args.frames:
+            short.append(f"{videos.paths[i]} ({frames})")
+    by_size = [f"{videos.classes[label]} ({count})" for label, count in sizes.most_common()]
+    empty = [name for label, name in enumerate(videos.classes) if label not in sizes]
+    print(f"{args.file}: {videos.kind} list, {len(videos)} videos in {videos.root}")
+    print(f"{sizes.total()} readable, of {len(by_size)} of {len(videos.classes)} classes")
+    if by_size:
+        print(f"largest class: {by_size[0]}; smallest: {by_size[-1]}")
+    found = {"missing": missing, "unreadable": unreadable}
+    found[f"shorter than {args.frames} frames, which would loop"] = short
+    found["classes without a readable video"] = empty
+    for what, names in found.items():
+        if names:
+            print(f"{len(names)} {what}: {common.shortened(names)}")
+    if len(by_size) < 2:
+        print("Nothing to train on: fewer than two classes have a readable video.")
+        raise SystemExit(1)
+
+
 # ---- `bias`: scene representation bias of a data set, SDN Eq. (1) --------------------------------
 @dataclass
 class BiasArgs:
@@ -1895,6 +2308,8 @@ def in_first_process(main):
 
 if __name__ == "__main__":
     steps = {
+        "list": (ListArgs, in_first_process(list_videos), {}),
+        "check": (CheckArgs, in_first_process(check), {}),
         "bias": (BiasArgs, in_first_process(bias), {"toy": BIAS_TOY}),
         "cam": (CamArgs, in_first_process(cam), {}),
     }
