@@ -105,7 +105,11 @@ class Args:
     runs: tuple = arg(
         (), "runs to evaluate: folders (their last.pt) or checkpoint files", positional=True
     )
-    test: str = arg("", "IID test list; none: lists and labels of the run's benchmark.json")
+    test: str = arg(
+        "",
+        "IID test list, {split} in it is the run's own; none: lists and labels of its "
+        "benchmark.json",
+    )
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
@@ -186,6 +190,11 @@ class Checkpoint:
     @property
     def config(self):
         """Equal for seeds of one configuration at the same point of training."""
+        return repr((self.any_split, self.args.get("split"), self.list_sha1))
+
+    @property
+    def any_split(self):
+        """The same, and equal for the official splits of one data set too."""
         point = (self.epoch, self.step)
         if self.path.name == "best.pt":
             point = "best"
@@ -194,9 +203,25 @@ class Checkpoint:
             if name in ("init", "weights"):
                 # Each seed may start from its own first stage: runs/plain-s3/last.pt of seed 3.
                 value = re.sub(rf"[-_.](seed|s){self.args['seed']}(?=/|$)", "", value)
-            if name not in NOT_CONFIG:
+            if name in ("train", "val"):
+                # UCF101's trainlist02.txt of split 2.
+                value = value.replace(f"list0{self.args.get('split')}.", "list.")
+            if name not in NOT_CONFIG and name != "split":
                 flags[name] = value
-        return repr((self.method, point, self.classes, self.list_sha1, flags))
+        return repr((self.method, point, self.classes, flags))
+
+    def about(self):
+        """What is said of the run beside its figures, as plain values."""
+        return dict(
+            checkpoint=str(self.path),
+            name=self.name,
+            method=self.method,
+            config=self.config,
+            any_split=self.any_split,
+            split=self.args["split"],
+            seed=self.args["seed"],
+            epochs=[self.epoch, self.args["epochs"]],
+        )
 
 
 def load_run(path):
@@ -377,6 +402,7 @@ def read_data(run, args):
 def read_test_list(run, path, args, part="test"):
     """-> VideoList. UserError where the run was trained on some of it, but with --allow-trained"""
     split = args.split or run.args["split"]
+    path = str(path).replace("{split}", str(split))
     videos = common.read_list(path, args.root, part, split, run.classes)
     if part == "test" and not args.allow_trained:
         trained_on = find_trained(run, videos)
@@ -1001,13 +1027,7 @@ def measure(run, args, stem):
     stem.parent.mkdir(parents=True, exist_ok=True)
     with common.whole(f"{stem}.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
-    return dict(
-        checkpoint=str(run.path),
-        name=run.name,
-        method=run.method,
-        config=run.config,
-        seed=run.args["seed"],
-        epochs=[run.epoch, run.args["epochs"]],
+    return run.about() | dict(
         protocol=run.protocol(args.clips),
         figures={name: float(value) for name, value in figures.items()} | fair_figures,
         bootstrap=outcomes.errors(n_test, num_classes, args.seed),
@@ -1069,7 +1089,7 @@ def row_name(names):
     shared = os.path.commonprefix(names)
     if shared in names:
         return shared
-    return re.sub(r"([-_.]+(seed|s)?)?[-_.]*\d*$", "", shared) or names[0]
+    return re.sub(r"([-_.]+(seed|split|s)?)?[-_.]*\d*$", "", shared) or names[0]
 
 
 def group_seeds(measured):
@@ -1086,22 +1106,81 @@ def group_seeds(measured):
     return groups
 
 
+def group_splits(groups):
+    """What group_seeds gives -> lists of those of its groups that differ in the official split
+    alone, by split. UserError where these have other seeds."""
+    lists = []
+    for group in groups:
+        for of_splits in lists:
+            splits = [other[0].get("split") for other in of_splits]
+            same = of_splits[0][0].get("any_split") == group[0].get("any_split") is not None
+            if same and group[0]["split"] not in splits:
+                of_splits.append(group)
+                break
+        else:
+            lists.append([group])
+    for of_splits in lists:
+        of_splits.sort(key=lambda group: group[0].get("split") or 0)
+        seeds_of = {}
+        for group in of_splits:
+            seeds_of[group[0].get("split")] = sorted(report["seed"] for report in group)
+        if len({str(seeds) for seeds in seeds_of.values()}) > 1:
+            told = "; ".join(f"split {split}: {seeds}" for split, seeds in seeds_of.items())
+            raise UserError(
+                f"{of_splits[0][0]['checkpoint']}: the official splits of this configuration have "
+                f"other seeds ({told}): name the same of each"
+            )
+    return lists
+
+
+def average_splits(of_splits):
+    """A list of group_splits -> a report for each seed: means over the splits, sums of videos.
+
+    A bootstrap of several splits is not given: some of their videos are the same."""
+    if len(of_splits) == 1:
+        return of_splits[0]
+    averaged = []
+    for first in of_splits[0]:
+        reports = []
+        for group in of_splits:
+            reports += [report for report in group if report["seed"] == first["seed"]]
+        figures = {}
+        for key in first["figures"]:
+            values = [report["figures"].get(key) for report in reports]
+            if None not in values:
+                figures[key] = float(np.mean(values))
+        report = first | dict(figures=figures, bootstrap={}, plus_minus_is="none of one seed")
+        report["splits"] = [other["split"] for other in reports]
+        for key in ("masked", "fair"):
+            if all(other.get(key) for other in reports):
+                report[key] = np.sum([other[key] for other in reports], 0).tolist()
+        report["videos"] = {}
+        for other in reports:
+            for name, counts in other["videos"].items():
+                report["videos"][f"{name} {other['split']}"] = counts
+        averaged.append(report)
+    return averaged
+
+
 def merge(measured):
-    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row.
+    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row. Of
+    official splits these are seeds of means over the splits.
 
     A row is what evaluate.json holds of a column of the table."""
     rows = []
-    for group in group_seeds(measured):
+    for of_splits in group_splits(group_seeds(measured)):
+        every = [report for group in of_splits for report in group]
+        group = average_splits(of_splits)
         first = group[0]
         values = {}
         for key in first["figures"]:
             values[key] = np.array([report["figures"][key] for report in group])
         plus_minus = first["bootstrap"]
-        plus_minus_is = "standard error by bootstrap over videos"
+        plus_minus_is = first.get("plus_minus_is", "standard error by bootstrap over videos")
         if len(group) > 1:
             plus_minus = {key: float(each.std(ddof=1)) for key, each in values.items()}
             plus_minus_is = "standard deviation over seeds, n - 1"
-        name = row_name([report["name"] for report in group])
+        name = row_name([report["name"] for report in every])
         same_name = sum(row["name"].split(" (")[0] == name for row in rows)
         if same_name:
             name = f"{name} ({same_name + 1})"
@@ -1110,7 +1189,8 @@ def merge(measured):
             method=first["method"],
             epochs=first["epochs"],
             protocol=first["protocol"],
-            checkpoints=[report["checkpoint"] for report in group],
+            checkpoints=[report["checkpoint"] for report in every],
+            splits=first.get("splits"),
             seeds=[report["seed"] for report in group],
             videos=np.sum(list(first["videos"].values()), 0).tolist(),  # used, listed
             mean={key: float(each.mean()) for key, each in values.items()},
@@ -1250,6 +1330,8 @@ def notes(rows):
         epoch, epochs = row["epochs"]
         used, listed = row["videos"]
         seeds = ", ".join(map(str, row["seeds"]))
+        if row["splits"]:
+            seeds += f", of each the mean over the official splits {row['splits']}"
         lines.append(
             f"{row['name']}: {', '.join(row['checkpoints'])}; {row['method']}.py, epoch {epoch} of "
             f"{epochs}; {row['protocol']}; {used} of {listed} videos used; {len(row['seeds'])} "
@@ -1319,6 +1401,7 @@ def evaluate(args):
     # All that is wrong with the input is said before a video is read.
     paths = {}
     stems = {}
+    named = []
     for path in args.runs:
         run = load_run(path)
         read_data(run, args)
@@ -1329,7 +1412,10 @@ def evaluate(args):
                 f"--out {args.out}: {stems[stem]} and {file} would both be {stem.name}: "
                 "evaluate them one by one, or without --out"
             )
+        if file not in paths:
+            named.append(run.about())
         paths[file] = path
+    group_splits(group_seeds(named))
     measured = []
     for path in paths.values():
         run = load_run(path)
