@@ -12,11 +12,21 @@
     python evaluate.py check LIST --root VIDEOS             # can its videos be trained on?
     python evaluate.py bias --scenes scenes --train LIST --test LIST  # do scenes tell its actions?
     python evaluate.py cam runs/albar-baseline runs/albar             # where they look: PNG and MP4
+    python evaluate.py features runs/sdn-s* --test LIST --out f/test  # f/test/sdn-s0.npz, ...
+    python evaluate.py svm --train f/train/*.npz --test f/test/*.npz  # on frozen features
+    python evaluate.py fewshot --test f/test/*.npz                    # 5-way, 1 and 5 shots
+    python evaluate.py features runs/sdn --test LIST --windows 16 --out f  # f/sdn/VIDEO.npy
+    python evaluate.py bias --scenes scenes --train LIST --test LIST --out bias/hmdb51
+    python evaluate.py transfer hmdb51:BASELINE.json:DEBIASED.json:bias/hmdb51/bias.json ...
 
 Without --test, benchmark.json beside the run's training list says what the lists and labels are:
     {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST, "train": LIST,
      "val": LIST, "scenes": [FOLDER, ...], "humans": [FILE, ...]}
 Names are relative to its folder; all but "test" may be missing.
+
+Seeds share a column. So do runs that differ in --split alone, the official splits of UCF101 and
+HMDB51: means over the splits first, then over seeds (SDN Table 1, SMAD Table 6). Each takes the
+list of its own split: --test HMDB51_FOLDER, --test 'ucf101/testlist0{split}.txt'.
 
 One Markdown table goes to stdout. Beside each checkpoint, or in --out: evaluate.json (the table,
 this checkpoint's own figures, its unreadable videos) and evaluate.npz (logits, labels, paths of
@@ -41,6 +51,9 @@ Metric map
   B_scene         -     `bias`: ln(action by scene / chance)   SDN (1)  scene_representation_bias
   inside          up    `cam`: share of the map in human boxes    SDN 4.7     share_inside
                         or, by --map actionness, of SAAR's mask   SMAD Fig. 7 share_inside
+  linear SVM      up    `svm`: top-1, frozen features         SMAD Table 5    svm_hits
+  shots           up    `fewshot`: top-1 of episodes          SMAD Table 5    episode_accuracies
+  Pearson's r     -     `transfer`: B_scene, relative gain      SDN Fig. 4    pearson
   I(Y';S)         to I(Y;S)  independence; its oracle             SMAD 6.2    fairness
   I(Y';S|Y)       down  separation: within an action              SMAD 6.2    fairness
   I(Y;S|Y')       down  sufficiency: within a predicted action    SMAD 6.2    fairness
@@ -53,7 +66,7 @@ here chooses a checkpoint.
 
 SILENT in the papers
   Crops of one side, `size` of the short side `resize`, as the centre crop (SlowFast's code: of the
-      short side whole). --windows' last clip loops (SDN's code; Hara et al. do not say).
+      short side whole).
   SCUFO's frame: one of a SCUBA video's, of all that its clips show, drawn by the video's path
       (StillMix: at random, not seeded); one clip of it, whatever --clips says.
   Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles.
@@ -69,6 +82,16 @@ SILENT in the papers
       scenes at random (within each Y or Y').
   SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or
       more, less chance.
+  SMAD's features (Table 5): each video's, its clips end to end, is scaled to length 1, for both.
+  SMAD's SVM: as LinearSVC of scikit-learn, one class against the rest, squared hinge; C, of five
+      powers of ten, by a held-out fifth of each class, then on all. Related videos (a group of
+      UCF101) may be on both sides of that fifth.
+  SMAD's few shots: the greatest cosine with the mean of a class's shots; 15 queries a class, which
+      are other videos; of classes that have enough; 95 % interval over episodes, 1.96 deviations.
+  SDN's Fig. 4: two-sided t test of r, of however many targets; splits of one data set count as
+      several, as in the paper, though they are not independent.
+  Windows (SDN's code; its Table 2, ALBAR Table 5): the last is the first that reaches the end, and
+      repeats its own frames.
 """
 
 import csv
@@ -79,6 +102,7 @@ import os
 import re
 import sys
 import textwrap
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -116,7 +140,11 @@ class Args:
     runs: tuple = arg(
         (), "runs to evaluate: folders (their last.pt) or checkpoint files", positional=True
     )
-    test: str = arg("", "IID test list; none: lists and labels of the run's benchmark.json")
+    test: str = arg(
+        "",
+        "IID test list, {split} in it is the run's own; none: lists and labels of its "
+        "benchmark.json",
+    )
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
@@ -197,10 +225,11 @@ class Checkpoint:
             return 1, clips
         return clips, self.args["frames"]
 
-    def protocol(self, args):
-        """How a video is shown and its outputs are averaged, in words."""
+    def protocol(self, args, fusion=""):
+        """How a video is shown and its outputs are put together, in words."""
         clips, frames = self.views(args.clips)
         one_clip = f"{frames} frames x stride {self.args['stride']}"
+        fusion = fusion or f"mean {args.average}"
         if self.tsn:
             shown = f"{frames} frames"
         elif args.windows:
@@ -210,7 +239,7 @@ class Checkpoint:
         else:
             shown = f"{clips} clips of {one_clip}"
         if not shown.startswith("1 centre") or args.crops > 1:
-            shown = f"mean {args.average} of {shown}"
+            shown = f"{fusion} of {shown}"
         crops = {1: "centre crop", 3: "3 crops along the longer side,", 10: "10 crops,"}
         size = self.args["size"]
         return f"{shown}, short side {self.args['resize']}, {crops[args.crops]} {size}"
@@ -218,6 +247,11 @@ class Checkpoint:
     @property
     def config(self):
         """Equal for seeds of one configuration at the same point of training."""
+        return repr((self.any_split, self.args.get("split"), self.list_sha1))
+
+    @property
+    def any_split(self):
+        """The same, and equal for the official splits of one data set too."""
         point = (self.epoch, self.step)
         if self.path.name == "best.pt":
             point = "best"
@@ -226,9 +260,25 @@ class Checkpoint:
             if name in ("init", "weights"):
                 # Each seed may start from its own first stage: runs/plain-s3/last.pt of seed 3.
                 value = re.sub(rf"[-_.](seed|s){self.args['seed']}(?=/|$)", "", value)
-            if name not in NOT_CONFIG:
+            if name in ("train", "val"):
+                # UCF101's trainlist02.txt of split 2.
+                value = value.replace(f"list0{self.args.get('split')}.", "list.")
+            if name not in NOT_CONFIG and name != "split":
                 flags[name] = value
-        return repr((self.method, point, self.classes, self.list_sha1, flags))
+        return repr((self.method, point, self.classes, flags))
+
+    def about(self):
+        """What is said of the run beside its figures, as plain values."""
+        return dict(
+            checkpoint=str(self.path),
+            name=self.name,
+            method=self.method,
+            config=self.config,
+            any_split=self.any_split,
+            split=self.args["split"],
+            seed=self.args["seed"],
+            epochs=[self.epoch, self.args["epochs"]],
+        )
 
 
 def load_run(path):
@@ -281,8 +331,9 @@ def import_method(method, path):
         raise UserError(message) from None
 
 
-def use_device(model):
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+def use_device(what):
+    """A model, moved in place, or a tensor's copy, on the GPU if there is one"""
+    return what.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # ---- Lists and labels ----------------------------------------------------------------------------
@@ -409,6 +460,7 @@ def read_data(run, args):
 def read_test_list(run, path, args, part="test"):
     """-> VideoList. UserError where the run was trained on some of it, but with --allow-trained"""
     split = args.split or run.args["split"]
+    path = str(path).replace("{split}", str(split))
     videos = common.read_list(path, args.root, part, split, run.classes)
     if part == "test" and not args.allow_trained:
         trained_on = find_trained(run, videos)
@@ -552,17 +604,19 @@ def clip_frames(n, rng, views, stride, tsn, windows):
     if tsn:
         return common.tsn_segments(n, frames)[None]
     if windows:
-        return sliding_windows(n, frames, stride, windows)
+        return window_places(n, frames, stride, windows)
     return common.uniform_clips(n, frames, stride, clips)
 
 
-def sliding_windows(n, frames, stride, step):
-    """(V, frames) indices of clips that begin each `step` frames, until all n are seen; what is
-    missing of the last comes from the beginning."""
+def window_places(n, frames, stride, step):
+    """(W, T) indices of windows of T frames that cover n frames, one each `step` frames; the last,
+    the first that reaches the video's end, repeats its own frames from its own first."""
     span = (frames - 1) * stride + 1
-    count = 1 + max(0, math.ceil((n - span) / step))
-    starts = np.arange(count) * step
-    return (starts[:, None] + np.arange(frames) * stride) % n
+    count = 1 + math.ceil(max(n - span, 0) / step)
+    starts = np.arange(count)[:, None] * step
+    # With steps longer than a window the last start may be past the end.
+    starts = starts[starts[:, 0] < n]
+    return starts + np.arange(frames) * stride % (n - starts)
 
 
 def crop(frames, size, resize, crops):
@@ -677,13 +731,18 @@ def predict(run, name, videos, orders, args, boxes=None, call=None):
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     name_unreadable(run, name, videos, arrays["used"])
     logits = {variant: arrays[variant] for variant in orders}
-    if not all(np.isfinite(values).all() for values in logits.values()):
-        raise UserError(f"{run.path}: its outputs on {name} are not finite, the training diverged")
+    for values in logits.values():
+        check_finite(run, name, values)
     drawn = {}
     for variant in orders:
         if f"order of {variant}" in arrays:
             drawn[variant] = arrays[f"order of {variant}"]
     return Predictions(logits, drawn, arrays["used"], arrays["humans"])
+
+
+def check_finite(run, name, output):
+    if not np.isfinite(output).all():
+        raise UserError(f"{run.path}: its outputs on {name} are not finite, the training diverged")
 
 
 def forward(run, clip, args, call):
@@ -1102,13 +1161,7 @@ def measure(run, args, stem):
         stem.parent.mkdir(parents=True, exist_ok=True)
         with common.whole(f"{stem}.npz") as part, part.open("wb") as file:
             np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
-    return dict(
-        checkpoint=str(run.path),
-        name=run.name,
-        method=run.method,
-        config=run.config,
-        seed=run.args["seed"],
-        epochs=[run.epoch, run.args["epochs"]],
+    return run.about() | dict(
         protocol=run.protocol(args),
         figures={name: float(value) for name, value in figures.items()} | fair_figures,
         bootstrap=outcomes.errors(n_test, num_classes, args.seed),
@@ -1170,7 +1223,7 @@ def row_name(names):
     shared = os.path.commonprefix(names)
     if shared in names:
         return shared
-    return re.sub(r"([-_.]+(seed|s)?)?[-_.]*\d*$", "", shared) or names[0]
+    return re.sub(r"([-_.]+(seed|split|s)?)?[-_.]*\d*$", "", shared) or names[0]
 
 
 def group_seeds(measured):
@@ -1187,22 +1240,85 @@ def group_seeds(measured):
     return groups
 
 
+def group_splits(groups):
+    """What group_seeds gives -> lists of those of its groups that differ in the official split
+    alone, by split. UserError where these have other seeds."""
+    lists = []
+    for group in groups:
+        # Without any_split, a configuration of its own.
+        configuration = group[0].get("any_split", group[0]["config"])
+        split = group[0].get("split")
+        for of_splits in lists:
+            first = of_splits[0][0]
+            splits = [other[0].get("split") for other in of_splits]
+            if first.get("any_split") == configuration and split not in splits:
+                of_splits.append(group)
+                break
+        else:
+            lists.append([group])
+    for of_splits in lists:
+        of_splits.sort(key=lambda group: group[0].get("split", 0))
+        seeds_of = {}
+        for group in of_splits:
+            seeds_of[group[0].get("split")] = sorted(report["seed"] for report in group)
+        seeds_of_first = seeds_of[of_splits[0][0].get("split")]
+        if any(seeds != seeds_of_first for seeds in seeds_of.values()):
+            told = "; ".join(f"split {split}: {seeds}" for split, seeds in seeds_of.items())
+            raise UserError(
+                f"{of_splits[0][0]['checkpoint']}: the official splits of this configuration have "
+                f"other seeds ({told}): name the same of each"
+            )
+    return lists
+
+
+def average_splits(of_splits):
+    """A list of group_splits -> a report for each seed: means over the splits, sums of videos.
+
+    A bootstrap of several splits is not given: some of their videos are the same."""
+    if len(of_splits) == 1:
+        return of_splits[0]
+    averaged = []
+    for first in of_splits[0]:
+        reports = []
+        for group in of_splits:
+            reports += [report for report in group if report["seed"] == first["seed"]]
+        figures = {}
+        for key in first["figures"]:
+            values = [report["figures"].get(key) for report in reports]
+            if None not in values:
+                figures[key] = float(np.mean(values))
+        report = first | dict(figures=figures, bootstrap={}, plus_minus_is="none of one seed")
+        report["splits"] = [other["split"] for other in reports]
+        for key in ("masked", "fair"):
+            if all(other.get(key) for other in reports):
+                report[key] = np.sum([other[key] for other in reports], 0).tolist()
+        report["videos"] = {}
+        for other in reports:
+            for name, counts in other["videos"].items():
+                report["videos"][f"{name} {other['split']}"] = counts
+        averaged.append(report)
+    return averaged
+
+
 def merge(measured):
-    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row.
+    """What `measure` gives of each checkpoint -> rows; seeds of one configuration share a row. Of
+    official splits these are seeds of means over the splits.
 
     A row is what evaluate.json holds of a column of the table."""
     rows = []
-    for group in group_seeds(measured):
+    for of_splits in group_splits(group_seeds(measured)):
+        every = [report for group in of_splits for report in group]
+        group = average_splits(of_splits)
         first = group[0]
         values = {}
         for key in first["figures"]:
             values[key] = np.array([report["figures"][key] for report in group])
         plus_minus = first["bootstrap"]
-        plus_minus_is = "standard error by bootstrap over videos"
+        plus_minus_is = first.get("plus_minus_is", "standard error by bootstrap over videos")
         if len(group) > 1:
             plus_minus = {key: float(each.std(ddof=1)) for key, each in values.items()}
             plus_minus_is = "standard deviation over seeds, n - 1"
-        name = row_name([report["name"] for report in group])
+        name = row_name([report["name"] for report in every])
         same_name = sum(row["name"].split(" (")[0] == name for row in rows)
         if same_name:
             name = f"{name} ({same_name + 1})"
@@ -1211,7 +1327,8 @@ def merge(measured):
             method=first["method"],
             epochs=first["epochs"],
             protocol=first["protocol"],
-            checkpoints=[report["checkpoint"] for report in group],
+            checkpoints=[report["checkpoint"] for report in every],
+            splits=first.get("splits"),
             seeds=[report["seed"] for report in group],
             videos=np.sum(list(first["videos"].values()), 0).tolist(),  # used, listed
             mean={key: float(each.mean()) for key, each in values.items()},
@@ -1306,12 +1423,12 @@ def backgrounds(rows):
     return names
 
 
-def table_by_groups(corner, rows, cell):
+def table_by_groups(corner, rows, cell, groups=GROUPS):
     """Lines of a Markdown table, a line a metric and a column a row; [] where no row has any.
 
     cell(row, metric) -> text, "-" where a row has no such figure."""
     table = [[corner, *(row["name"] for row in rows)]]
-    for group, metrics in GROUPS.items():
+    for group, metrics in groups.items():
         lines = []
         for metric in with_backgrounds(metrics, rows):
             cells = [cell(row, metric) for row in rows]
@@ -1351,6 +1468,8 @@ def notes(rows):
         epoch, epochs = row["epochs"]
         used, listed = row["videos"]
         seeds = ", ".join(map(str, row["seeds"]))
+        if row["splits"]:
+            seeds += f", of each the mean over the official splits {row['splits']}"
         lines.append(
             f"{row['name']}: {', '.join(row['checkpoints'])}; {row['method']}.py, epoch {epoch} of "
             f"{epochs}; {row['protocol']}; {used} of {listed} videos used; {len(row['seeds'])} "
@@ -1387,10 +1506,10 @@ def notes(rows):
     return [note(line) for line in dict.fromkeys(lines)]
 
 
-def markdown(rows):
+def markdown(rows, groups=GROUPS):
     """The Markdown table, a column for each row; what each is; paired differences."""
-    lines = [*table_by_groups("", rows, figure), "", *notes(rows)]
-    differences = table_by_groups("", rows[1:], partial(difference, first=rows[0]))
+    lines = [*table_by_groups("", rows, figure, groups), "", *notes(rows)]
+    differences = table_by_groups("", rows[1:], partial(difference, first=rows[0]), groups)
     if differences:
         heading = f"Minus {rows[0]['name']}, paired by seed: the mean and its 95 % t interval."
         lines += ["", heading, "", *differences]
@@ -1428,6 +1547,7 @@ def evaluate(args):
     # All that is wrong with the input is said before a video is read.
     paths = {}
     stems = {}
+    named = []
     for path in args.runs:
         run = load_run(path)
         if run.tsn and args.windows:
@@ -1440,7 +1560,10 @@ def evaluate(args):
                 f"--out {args.out}: {stems[stem]} and {file} would both be {stem.name}: "
                 "evaluate them one by one, or without --out"
             )
+        if file not in paths:
+            named.append(run.about())
         paths[file] = path
+    group_splits(group_seeds(named))
     measured = []
     for path in paths.values():
         run = load_run(path)
@@ -1878,6 +2001,7 @@ class BiasArgs:
     test: str = arg("", "test list; none: a seeded half of each action in --train")
     split: int = arg(1, "official split of UCF101 and HMDB51 lists", choices=(1, 2, 3))
     seed: int = arg(0, "seed of the halves and of the bootstrap", low=0)
+    out: str = arg("", "folder of bias.json, for `transfer`; default: none is written")
 
 
 BIAS_TOY = dict(
@@ -1892,15 +2016,13 @@ def scene_representation_bias(accuracy, chance):
     return np.log(accuracy / chance)
 
 
-def linear_classifier(x, y, k, c=1.0):
-    """Multinomial logistic regression, x (n, D), y (n,) labels below k -> W (k, D), b (k,): the
-    least sum of cross-entropies + |W|^2 / 2c, by LBFGS until the gradient vanishes."""
-    w = torch.zeros((k, x.shape[1]), dtype=x.dtype, requires_grad=True)
-    b = torch.zeros(k, dtype=x.dtype, requires_grad=True)
+def minimise(objective, parameters, tolerance=1e-8):
+    """Move the tensors to where objective() is least, by LBFGS until no entry of the gradient is
+    above the tolerance."""
     lbfgs = torch.optim.LBFGS(
-        [w, b],
+        parameters,
         max_iter=5000,
-        tolerance_grad=1e-8,
+        tolerance_grad=tolerance,
         tolerance_change=0,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -1908,11 +2030,19 @@ def linear_classifier(x, y, k, c=1.0):
 
     def loss():
         lbfgs.zero_grad()
-        value = F.cross_entropy(x @ w.T + b, y) + w.square().sum() / (2 * c * len(x))
+        value = objective()
         value.backward()
         return value
 
     lbfgs.step(loss)
+
+
+def linear_classifier(x, y, k, c=1.0):
+    """Multinomial logistic regression, x (n, D), y (n,) labels below k -> W (k, D), b (k,): the
+    least sum of cross-entropies + |W|^2 / 2c."""
+    w = torch.zeros((k, x.shape[1]), dtype=x.dtype, requires_grad=True)
+    b = torch.zeros(k, dtype=x.dtype, requires_grad=True)
+    minimise(lambda: F.cross_entropy(x @ w.T + b, y) + w.square().sum() / (2 * c * len(x)), [w, b])
     return w.detach(), b.detach()
 
 
@@ -1994,6 +2124,9 @@ def bias(args):
         plus_minus=float(errors.std(ddof=1)),
     )
     print_bias(figures, f"{args.train} to {args.test or 'its other half'}")
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(args.out) / "bias.json", figures | dict(args=asdict(args)))
     return figures
 
 
@@ -2295,6 +2428,494 @@ def cam(args):
     return table
 
 
+# ---- `features`: of the frozen network, for other tasks ------------------------------------------
+@dataclass
+class FeaturesArgs:
+    runs: tuple = arg(
+        (), "runs whose features they are: folders (their last.pt) or files", positional=True
+    )
+    test: str = arg("", "list of the videos, of any classes, training lists too")
+    part: str = arg(
+        "test", "which part of HMDB51's folder of lists, its --test", choices=("train", "test")
+    )
+    root: str = arg("", "folder of the list's videos; default: the list's own folder")
+    split: int = arg(
+        1,
+        "official split of HMDB51's folder of lists, of {split} in --test; averaged over by `svm`",
+        choices=(1, 2, 3),
+    )
+    clips: int = arg(
+        10, "clips of a video (frames of a TSN), spread evenly; SMAD Sec. 6.2: 10", low=1
+    )
+    windows: int = arg(
+        0, "in place of clips, windows over the whole video, one each this many frames", low=0
+    )
+    out: str = arg("", "folder of RUN.npz, or with --windows of RUN/VIDEO.npy; one for each list")
+    batch_size: int = arg(32, "clips in a forward pass", low=1)
+    workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
+    amp: str = arg("none", "mixed precision", choices=("none", "bf16", "fp16"))
+
+
+def window_features(run, path, args):
+    """A video's file -> (W, D) features of its windows, its number of frames; of a TSN means over a
+    window's frames"""
+    n = common.num_frames(path)
+    transform = common.test_transform(run.args["size"], run.args["resize"])
+    device = next(run.model.parameters()).device
+    frames = run.args["frames"]
+    places = window_places(n, frames, run.args["stride"], args.windows)
+    parts = []
+    # Long videos do not fit into memory at once.
+    for first in range(0, len(places), args.batch_size):
+        part = places[first : first + args.batch_size]
+        images = common.read_clip(path, part.ravel()).permute(0, 3, 1, 2)
+        clip = transform(images).unflatten(0, part.shape).transpose(1, 2)  # (N, 3, T, S, S)
+        output = forward(run, clip[:, None].to(device), args, run.model.features)
+        parts.append(output.mean(1))
+    return np.concatenate(parts), n
+
+
+def save_windows(run, videos, args, folder):
+    """A .npy for each video in the folder, and windows.json that says which. -> what of it is for
+    the table"""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    unreadable = []
+    names = video_names(videos.paths)
+    for i, path in enumerate(tqdm(videos.paths, desc=run.name, unit="video", disable=None)):
+        try:
+            values, n = window_features(run, videos.full(i), args)
+        except UserError:
+            unreadable.append(path)
+            continue
+        check_finite(run, path, values)
+        # Where two stems are the same, names are paths: codes want all in one folder.
+        file = folder / f"{names[i].strip('/').replace('/', '__')}.npy"
+        with common.whole(file) as part, part.open("wb") as opened:
+            np.save(opened, values)
+        label = videos.classes[videos.labels[i]]
+        saved.append(dict(path=path, file=file.name, label=label, frames=n, windows=len(values)))
+    if not saved:
+        raise UserError(
+            f"none of {len(videos)} videos can be read, first {videos.full(0)}; --root?"
+        )
+    if unreadable:
+        names = common.shortened(unreadable)
+        common.warn(f"{run.name}: {len(unreadable)} videos cannot be read: {names}")
+    content = dict(videos=saved, unreadable=unreadable, run=run.about(), args=asdict(args))
+    write_json(folder / "windows.json", content)
+    count = sum(video["windows"] for video in saved)
+    return [len(saved), len(videos)], f"{count} x {values.shape[1]}", folder
+
+
+def save_features(run, videos, args, file):
+    """features (n, V D) float32, labels, paths, classes and what the run is, in the .npz. -> what
+    of it is for the table"""
+    options = Args(clips=args.clips, batch_size=args.batch_size, workers=args.workers, amp=args.amp)
+    predictions = predict(
+        run, "features", videos, {"features": None}, options, call=run.model.features
+    )
+    used = predictions.used
+    x = predictions.logits["features"][used].reshape(used.sum(), -1)
+    paths = np.array(videos.paths)
+    about = run.about() | dict(
+        # The split is that of the list, not the one that the run was trained on.
+        config=repr((run.config, args.split, videos.sha1)),
+        any_split=repr((run.any_split, videos.classes)),
+        split=args.split,
+        protocol=run.protocol(options, "features"),
+        videos=[int(used.sum()), len(videos)],
+        broken=paths[~used].tolist(),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with common.whole(file) as part, part.open("wb") as opened:
+        np.savez(
+            opened,
+            features=x.astype(np.float32),
+            labels=np.array(videos.labels)[used],
+            paths=paths[used],
+            classes=np.array(videos.classes),
+            about=np.array(json.dumps(about)),
+        )
+    return about["videos"], f"{x.shape[0]} x {x.shape[1]}", file
+
+
+def features(args):
+    """Features of frozen networks. For `svm` and `fewshot` those of --clips clips of a video, end
+    to end (SMAD Sec. 6.2: 10 x 512). With --windows a row for each window of the run's clip length
+    over the whole video, in a .npy each: what codes of temporal localisation and of anomalies take
+    (SDN Table 2, ALBAR Table 5)."""
+    if not args.runs or not args.test or not args.out:
+        raise UserError("name runs, a list and a folder: features runs/sdn --test LIST --out DIR")
+    stems = {}
+    for path in args.runs:
+        run = load_run(path)
+        stem = Path(args.out) / run.name.removesuffix(".pt").replace("/", "-")
+        if stems.setdefault(stem, run.path.resolve()) != run.path.resolve():
+            raise UserError(
+                f"{run.path}: another run's features are {stem.name} too: give it another --out"
+            )
+    file = args.test.replace("{split}", str(args.split))
+    # The list may have other classes than those that the run was trained on.
+    videos = common.read_list(file, args.root, args.part, args.split)
+    videos = common.each_once(videos, file)
+    table = [["", "videos", "features", "in"]]
+    for stem, path in stems.items():
+        run = load_run(path)
+        use_device(run.model)
+        if args.windows:
+            counts, shape, place = save_windows(run, videos, args, stem)
+        else:
+            counts, shape, place = save_features(run, videos, args, Path(f"{stem}.npz"))
+        table.append([run.name, "{} of {}".format(*counts), shape, str(place)])
+    print(*layout(table), sep="\n")
+    write_json(Path(args.out) / "features.json", dict(table=table[1:], args=asdict(args)))
+    return table
+
+
+@dataclass
+class VideoFeatures:
+    """What `features` has written of n videos."""
+
+    file: Path
+    x: np.ndarray  # (n, D) float32, each row of length 1
+    labels: np.ndarray
+    paths: np.ndarray
+    classes: list[str]
+    about: dict  # the run, the protocol
+
+
+def read_features(file):
+    """-> VideoFeatures of a file of `features`; UserError where it is none"""
+    try:
+        saved = np.load(file)
+        arrays = {}
+        for name in ("features", "labels", "paths", "classes", "about"):
+            arrays[name] = saved[name]
+        about = json.loads(str(arrays["about"]))
+    except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        message = f"{file}: no features of videos: make them with evaluate.py features"
+        raise UserError(message) from None
+    x = arrays["features"]
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return VideoFeatures(
+        file=Path(file),
+        x=x / np.maximum(length, 1e-12),
+        labels=arrays["labels"],
+        paths=arrays["paths"],
+        classes=arrays["classes"].tolist(),
+        about=about,
+    )
+
+
+def check_tests(tests):
+    """UserError where VideoFeatures are not of one data set, each run once on each split."""
+    seen = {}
+    for test in tests:
+        if test.classes != tests[0].classes:
+            raise UserError(
+                f"{test.file}: its classes are not those of {tests[0].file}: name the files of one "
+                "data set"
+            )
+        key = (test.about["checkpoint"], test.about["split"])
+        if key in seen:
+            raise UserError(
+                f"{test.file}: features of {key[0]}, split {key[1]}, as {seen[key]}: name one list"
+            )
+        seen[key] = test.file
+    group_splits(group_seeds([test.about for test in tests]))
+
+
+def report_features(tests, figures, errors, plus_minus_is, step, groups, args):
+    """Print the table of the figures {metric: value} of each VideoFeatures and their errors; write
+    FILE-STEP.json beside each. -> the rows"""
+    reports = []
+    for test, values, plus_minus in zip(tests, figures, errors, strict=True):
+        report = test.about | dict(figures=values, bootstrap=plus_minus)
+        report |= dict(plus_minus_is=plus_minus_is, videos={"test": test.about["videos"]})
+        reports.append(report)
+    rows = merge(reports)
+    for test, report in zip(tests, reports, strict=True):
+        row = next(row for row in rows if report["checkpoint"] in row["checkpoints"])
+        content = dict(row=row, checkpoint=report, table=rows, args=asdict(args))
+        write_json(test.file.with_name(f"{test.file.stem}-{step}.json"), content)
+    print(markdown(rows, groups))
+    return rows
+
+
+# ---- `svm`: feature classification, SMAD Table 5 -------------------------------------------------
+@dataclass
+class SvmArgs:
+    train: tuple = arg(
+        (), "files of `features` to learn from, one for each of --test, in its order"
+    )
+    test: tuple = arg((), "files of `features` to be tested on: of seeds, of runs, of splits")
+    seed: int = arg(0, "seed of the held-out part that says C, and of the bootstrap", low=0)
+
+
+COSTS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # the C to choose from
+
+
+def linear_svm(x, y, k, costs):
+    """Linear support vector machines, one class against the rest, x (n, D) float64, y (n,) labels
+    below k -> W (C, k, D + 1) for the C costs, the last column for a feature that is 1.
+
+    Each is the least |w|^2 / 2 + c sum_i max(0, 1 - s_i w x_i)^2, s_i = 1 or -1: scikit-learn's
+    LinearSVC."""
+    n = len(x)
+    sign = 2 * F.one_hot(y, k) - 1
+    # Features of a network have a few long axes and many short ones: LBFGS would take hundreds of
+    # steps. Along the axes themselves, each scaled by its curvature, the minimum is the same.
+    u, lengths, axes = torch.linalg.svd(F.pad(x, (0, 1), value=1.0), full_matrices=False)
+    weights = []
+    for c in costs:
+        scale = (lengths.square() / n + 1 / (2 * c * n)).rsqrt()
+        z = u * (lengths * scale)
+        v = torch.zeros((k, len(scale)), dtype=x.dtype, device=x.device, requires_grad=True)
+
+        def objective(c=c, scale=scale, z=z, v=v):
+            violation = (1 - sign * (z @ v.T)).clamp_min(0)
+            return (violation.square().sum() + (scale * v).square().sum() / (2 * c)) / n
+
+        minimise(objective, [v], tolerance=1e-5)
+        weights.append((v.detach() * scale) @ axes)
+    return torch.stack(weights)
+
+
+def svm_hits(w, x, y):
+    """W (k, D + 1), x (n, D), y (n,) -> (n,) bool: is each video's class named right"""
+    return ((F.pad(x, (0, 1), value=1.0) @ w.T).argmax(1) == y).cpu().numpy()
+
+
+def choose_cost(x, y, k, seed):
+    """-> the least of COSTS that is best on a fifth of each class, held out"""
+    order = np.random.default_rng([seed, len(y)]).permutation(len(y))
+    order = torch.from_numpy(order[np.argsort(y.cpu().numpy()[order], kind="stable")])
+    held_out = order[::5]
+    kept = torch.ones(len(y), dtype=torch.bool)
+    kept[held_out] = False
+    accuracies = []
+    for w in linear_svm(x[kept], y[kept], k, COSTS):
+        accuracies.append(svm_hits(w, x[held_out], y[held_out]).mean())
+    return COSTS[int(np.argmax(accuracies))]
+
+
+def on_device(videos):
+    """VideoFeatures -> tensors (n, D) float64, (n,) labels"""
+    x = use_device(torch.from_numpy(videos.x).double())
+    return x, use_device(torch.from_numpy(videos.labels))
+
+
+def read_pair(train_file, test_file):
+    """-> VideoFeatures to learn from and to be tested on: of one run, of other videos"""
+    train = read_features(train_file)
+    test = read_features(test_file)
+    for name in ("checkpoint", "protocol", "split"):
+        if train.about[name] != test.about[name]:
+            raise UserError(
+                f"{train_file} and {test_file}: {name} {train.about[name]}, {test.about[name]}: "
+                "name --train and --test in the same order"
+            )
+    if train.classes != test.classes:
+        raise UserError(f"{test_file}: its classes are not those of {train_file}")
+    shared = set(train.paths) & set(test.paths)
+    if shared:
+        raise UserError(f"{test_file}: {len(shared)} videos are in {train_file} too: {min(shared)}")
+    return train, test
+
+
+def svm(args):
+    """Feature classification (SMAD Table 5): top-1 of a linear support vector machine, one class
+    against the rest, squared hinge, on the features of `features`, each video's of length 1."""
+    if not args.test or len(args.train) != len(args.test):
+        raise UserError(
+            f"--train {len(args.train)} files, --test {len(args.test)}: name a pair each"
+        )
+    pairs = [read_pair(*files) for files in zip(args.train, args.test, strict=True)]
+    tests = [test for _, test in pairs]
+    check_tests(tests)
+    figures = []
+    errors = []
+    costs = []
+    for train, test in pairs:
+        x, y = on_device(train)
+        x_test, y_test = on_device(test)
+        k = len(train.classes)
+        c = choose_cost(x, y, k, args.seed)
+        hits = svm_hits(linear_svm(x, y, k, [c])[0], x_test, y_test)
+        resampled = bootstrap(hits, video_names(test.paths), args.seed)
+        costs.append(c)
+        figures.append({"svm": 100 * float(hits.mean()), "svm_c": c})
+        errors.append({"svm": 100 * float(resampled.std(ddof=1))})
+    groups = {"feature classification": [Metric("svm", "linear SVM ↑")]}
+    plus_minus_is = "standard error by bootstrap over videos"
+    rows = report_features(tests, figures, errors, plus_minus_is, "svm", groups, args)
+    best = ", ".join(map(str, costs))
+    print("", note(f"C of each, the best of {COSTS} on a held-out fifth: {best}."), sep="\n")
+    return rows
+
+
+# ---- `fewshot`: SMAD Table 5 ---------------------------------------------------------------------
+@dataclass
+class FewShotArgs:
+    test: tuple = arg((), "files of `features`: of seeds, of runs")
+    ways: int = arg(5, "classes of an episode; SMAD Sec. 6.2: 5", low=2)
+    shots: tuple = arg((1, 5), "numbers of labelled videos a class; SMAD Sec. 6.2", low=1)
+    queries: int = arg(15, "further videos a class, to be classified", low=1)
+    episodes: int = arg(10000, "SMAD Sec. 6.2: 10,000", low=2)
+    seed: int = arg(0, "seed of the episodes", low=0)
+
+
+def draw_episodes(labels, ways, videos, count, rng):
+    """(count, ways, videos) places in labels (n,): of different classes, of different videos of
+    each; of the classes that have as many."""
+    members = []
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        if len(places) >= videos:
+            members.append(places)
+    if len(members) < ways:
+        raise UserError(
+            f"{len(members)} classes have {videos} videos or more, too few for --ways {ways}: "
+            "lower it or --queries"
+        )
+    most = max(map(len, members))
+    padded = np.zeros((len(members), most), np.int64)
+    is_padding = np.ones((len(members), most), bool)
+    for row, places in enumerate(members):
+        padded[row, : len(places)] = places
+        is_padding[row, : len(places)] = False
+    chosen = rng.random((count, len(members))).argsort(1)[:, :ways]
+    # The places of the least of as many random numbers.
+    keys = rng.random((count, ways, most))
+    keys[is_padding[chosen]] = 2
+    drawn = keys.argpartition(videos - 1, 2)[..., :videos]
+    return padded[chosen[..., None], drawn]
+
+
+def episode_accuracies(gram, places, shots):
+    """(n, n) inner products of the features, (E, W, shots + Q) places -> (E,) shares of the queries
+    whose class has the nearest mean: the greatest cosine with the mean of its shots."""
+    support = places[..., :shots]
+    query = places[..., shots:]
+    within = gram[support[..., :, None], support[..., None, :]]  # (E, W, shots, shots)
+    length = np.sqrt(np.maximum(within.sum((2, 3)), 1e-12))  # of the sum of the shots
+    inner = gram[query[:, :, :, None, None], support[:, None, None]].sum(-1)  # (E, W, Q, W)
+    guessed = (inner / length[:, None, None]).argmax(-1)
+    return (guessed == np.arange(places.shape[1])[:, None]).mean((1, 2))
+
+
+def few_shot(test, shots, args):
+    """-> (episodes,) accuracies of VideoFeatures"""
+    rng = np.random.default_rng([args.seed, shots])
+    gram = test.x @ test.x.T
+    accuracies = []
+    for first in range(0, args.episodes, 500):
+        count = min(500, args.episodes - first)
+        places = draw_episodes(test.labels, args.ways, shots + args.queries, count, rng)
+        accuracies.append(episode_accuracies(gram, places, shots))
+    return np.concatenate(accuracies)
+
+
+def fewshot(args):
+    """Few-shot classification (SMAD Table 5): a query's class is that of the nearest mean of the
+    shots by the cosine, of the features of `features`, each video's of length 1."""
+    if not args.test:
+        raise UserError("name files of evaluate.py features: fewshot --test features/*.npz")
+    tests = [read_features(file) for file in args.test]
+    check_tests(tests)
+    figures = []
+    errors = []
+    for test in tests:
+        figures.append({})
+        errors.append({})
+        for shots in args.shots:
+            accuracies = 100 * few_shot(test, shots, args)
+            error = accuracies.std(ddof=1) / len(accuracies) ** 0.5
+            figures[-1][f"shots{shots}"] = float(accuracies.mean())
+            errors[-1][f"shots{shots}"] = float(1.96 * error)
+    metrics = [Metric(f"shots{shots}", f"shots: {shots} ↑") for shots in args.shots]
+    groups = {f"few-shot, {args.ways} ways": metrics}
+    plus_minus_is = f"95 % interval over {args.episodes} episodes"
+    return report_features(tests, figures, errors, plus_minus_is, "fewshot", groups, args)
+
+
+# ---- `transfer`: SDN Fig. 4 ----------------------------------------------------------------------
+@dataclass
+class TransferArgs:
+    targets: tuple = arg(
+        (),
+        "NAME:BASELINE.json:DEBIASED.json:BIAS.json for each data set: two files of evaluate.py "
+        "or of its `svm`, one of its `bias`",
+        positional=True,
+    )
+    metric: str = arg("iid", "which figure of the files: svm, shots5, ...")
+    out: str = arg("transfer", "folder of transfer.json")
+
+
+def read_figure(file, *keys):
+    """The number of a JSON file under these keys; UserError where there is none"""
+    try:
+        value = json.loads(Path(file).read_text())
+        for key in keys:
+            value = value[key]
+        return float(value)
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{file}: it has no figure {' '.join(keys)} of evaluate.py") from None
+
+
+def pearson(x, y):
+    """(n,), (n,) -> Pearson's r and its two-sided p of Student's t, n - 2 degrees of freedom; NaN
+    where x or y is constant"""
+    dx = np.asarray(x, np.float64) - np.mean(x)
+    dy = np.asarray(y, np.float64) - np.mean(y)
+    lengths = float(np.sqrt((dx @ dx) * (dy @ dy)))
+    if lengths < 1e-12:
+        return math.nan, math.nan
+    r = float(np.clip(dx @ dy / lengths, -1, 1))
+    freedom = len(dx) - 2
+    t = abs(r) * (freedom / max(1 - r * r, 1e-300)) ** 0.5
+    return r, 1 - t_share(t, freedom)
+
+
+def transfer(args):
+    """Does what is gained by debiasing fall with the target's scene bias (SDN Fig. 4)? The relative
+    gain of a run over its baseline on each target, its B_scene, Pearson's r of the two."""
+    if len(args.targets) < 3:
+        raise UserError(
+            f"{len(args.targets)} targets are too few for a correlation: name 3 or more, "
+            "NAME:BASELINE.json:DEBIASED.json:BIAS.json"
+        )
+    rows = []
+    for target in args.targets:
+        if target.count(":") != 3:
+            raise UserError(f"{target}: give NAME:BASELINE.json:DEBIASED.json:BIAS.json")
+        name, *files = target.split(":")
+        baseline = read_figure(files[0], "row", "mean", args.metric)
+        debiased = read_figure(files[1], "row", "mean", args.metric)
+        if baseline <= 0:
+            raise UserError(
+                f"{files[0]}: its {args.metric} is {baseline}: no gain is relative to it"
+            )
+        row = dict(name=name, baseline=baseline, debiased=debiased, files=files)
+        row["gain"] = 100 * (debiased - baseline) / baseline
+        row["b_scene"] = read_figure(files[2], "b_scene")
+        rows.append(row)
+    r, p = pearson([row["b_scene"] for row in rows], [row["gain"] for row in rows])
+    if math.isnan(r):
+        raise UserError("all targets have one B_scene, or one gain: there is no correlation")
+    table = [["", "baseline", "debiased", "relative gain, %", "B_scene"]]
+    for row in rows:
+        cells = [f"{row[key]:.1f}" for key in ("baseline", "debiased")]
+        table.append([row["name"], *cells, f"{row['gain']:+.1f}", f"{row['b_scene']:.2f}"])
+    print(*layout(table), "", sep="\n")
+    print(f"Pearson's r of gain and B_scene: {r:.3f}, p {p:.3f} (t test, {len(rows)} targets).")
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    content = dict(table=rows, r=r, p=p, args=asdict(args))
+    write_json(Path(args.out) / "transfer.json", content)
+    return content
+
+
 def in_first_process(main):
     """main(args) in the first of torchrun's processes alone."""
 
@@ -2312,5 +2933,9 @@ if __name__ == "__main__":
         "check": (CheckArgs, in_first_process(check), {}),
         "bias": (BiasArgs, in_first_process(bias), {"toy": BIAS_TOY}),
         "cam": (CamArgs, in_first_process(cam), {}),
+        "features": (FeaturesArgs, in_first_process(features), {}),
+        "svm": (SvmArgs, in_first_process(svm), {}),
+        "fewshot": (FewShotArgs, in_first_process(fewshot), {}),
+        "transfer": (TransferArgs, in_first_process(transfer), {}),
     }
     common.cli(Args, evaluate, steps=steps)
