@@ -49,6 +49,7 @@ SILENT in the paper
 """
 
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -130,7 +131,9 @@ class Args:
     )
 
     model: str = arg("swin3d_t", "tiny, or a name in torchvision.models.video; Sec. 4.3: swin3d_t")
-    weights: str = arg("KINETICS400_V1", "torchvision's name, a file, or none; Sec. 4.3")
+    weights: str = arg(
+        "KINETICS400_V1", "torchvision's name, a file (mmaction2's Swin too), or none; Sec. 4.3"
+    )
 
     epochs: int = arg(50, "epochs; App. B", low=0)
     warmup: float = arg(5.0, "epochs of linear warm-up, then cosine; Sec. 4.3", low=0)
@@ -300,9 +303,30 @@ def layout(args):
     return torch.channels_last_3d if args.channels_last else torch.contiguous_format
 
 
+def swin_key(key):
+    """A key of mmaction2's Video Swin checkpoints, or of its authors', in torchvision's names:
+    layers.1.blocks.0 -> features.2.0, layers.1.downsample -> features.3, mlp.fc1 -> mlp.0,
+    mlp.fc2 -> mlp.3, norm3 -> norm, cls_head.fc_cls -> head; the rest is called alike."""
+    key = re.sub(r"^layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", key)
+    key = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", key)
+    key = key.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
+    key = re.sub(r"^norm3\.", "norm.", key)
+    return re.sub(r"^cls_head\.fc_cls\.", "head.", key)
+
+
 def first_weights(net, args):
     """Load what --weights names. -> what was done, in words"""
-    return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
+    rename = None
+    if args.model.startswith("swin3d"):
+        rename = swin_key
+    return load_weights(
+        net,
+        args.weights,
+        args.model,
+        rename=rename,
+        drop=("data_preprocessor.",),
+        normalisation=(args.mean, args.std),
+    )
 
 
 # ---- Losses --------------------------------------------------------------------------------------

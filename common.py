@@ -1736,10 +1736,11 @@ def autocast(device, amp):
 
 # ---- Weights and checkpoints ---------------------------------------------------------------------
 # Of a pickle torch.load takes tensors and plain containers, and these: old training scripts saved
-# accuracies as numpy's. Files saved by Python 2 (Places365's) hold strings of bytes: latin1 reads
-# any.
+# accuracies as numpy's, torchvision's their flags. Files saved by Python 2 (Places365's) hold
+# strings of bytes: latin1 reads any.
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 SAFE = [
+    argparse.Namespace,
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
     (np.dtype, "numpy.dtype"),
@@ -1762,6 +1763,12 @@ def load_file(path):
     except Exception as error:
         # torch.load raises what the broken bytes lead it to.
         reason = str(error).strip().split("\n")[0]
+        before, found, _ = str(error).partition(" was not an allowed global")
+        if found:
+            reason = (
+                f"it holds {before.split()[-1]}; if you trust it, keep its weights alone: "
+                "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+            )
         raise UserError(
             f"{path}: not tensors and plain containers saved by torch (nothing in it was run): "
             f"{reason}"
@@ -1939,50 +1946,26 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisa
     """Load weights (see read_weights; or none) into the backbone and head of a Network. -> what was
     done, in words; also where this run's normalisation, (mean, std), is not the one they expect
 
-    Known prefixes are stripped, then rename(key) gives torchvision's key, and fit(tensor, our
-    shape) the tensor of that shape. The head stays new where its shape differs, or where there is
-    none. Left out are keys that begin with one of `drop`, and of these scripts' checkpoints all but
-    backbone and head. Any other missing, unexpected or misshapen key is a UserError that lists
-    them."""
+    in_our_names says what rename and drop are; fit(tensor, our shape) gives the tensor of that
+    shape. The head stays new where its shape differs, or where there is none. Any other missing,
+    unexpected or misshapen key is a UserError that lists them."""
     if weights in ("", "none"):
         return "random weights"
+    loaded = read_weights(weights, arch)
     ours = {}
     for key, value in model.state_dict().items():
-        if key.startswith(("backbone.", "head.")):
+        if key.startswith(OF_NETWORK):
             ours[key] = value
-    loaded = read_weights(weights, arch)
-    is_checkpoint = any(key.startswith("backbone.") and key in ours for key in loaded.state)
-    left_out = []
-    fitted = []
-    stripped = set()
-    theirs = {}
-    for key, value in loaded.state.items():
-        bare, _ = strip_prefixes(key, ("module.", "_orig_mod."))
-        of_network = bare.startswith(("backbone.", "head."))
-        if bare.startswith(tuple(drop)) or (is_checkpoint and not of_network):
-            left_out.append(bare)
-            continue
-        name, prefix = strip_prefixes(key, ("module.", "_orig_mod.", "model.", "backbone."))
-        if prefix and not is_checkpoint:
-            stripped.add(prefix)
-        if rename:
-            name = rename(name)
-        name = our_key(name, model.head_name)
-        theirs[name] = value
-        if fit and name in ours:
-            theirs[name] = fit(value, ours[name].shape)
-            if theirs[name].shape != value.shape:
+    theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop)
+    if fit:
+        fitted = []
+        for key in sorted(theirs.keys() & ours.keys()):
+            tensor = fit(theirs[key], ours[key].shape)
+            if tensor.shape != theirs[key].shape:
                 fitted.append(key)
-        if name == "head.weight":
-            # Of s3d it is a 1 x 1 x 1 convolution.
-            theirs[name] = value.flatten(1) if value.ndim > 2 else value
-    notes = []
-    if left_out:
-        notes.append(f"left out {len(left_out)} tensors, first {left_out[0]}")
-    if fitted:
-        notes.append(f"inflated {len(fitted)} tensors to 3D, first {fitted[0]}")
-    if stripped:
-        notes.append(f"stripped {', '.join(sorted(stripped))}")
+            theirs[key] = tensor
+        if fitted:
+            notes.append(f"inflated {len(fitted)} tensors to 3D, first {fitted[0]}")
     expected = loaded.normalisation
     if expected and normalisation and not np.allclose(expected, normalisation, 0.02):
         mean, std = (" ".join(f"{x:g}" for x in values) for values in expected)
@@ -2004,12 +1987,45 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisa
     return ", ".join([f"{len(theirs)} tensors from {weights}", *notes])
 
 
-def strip_prefixes(key, prefixes):
-    """`module.backbone.conv1.weight` -> conv1.weight, module.backbone."""
-    name = key
-    while name.startswith(prefixes):
-        name = name.split(".", 1)[1]
-    return name, key.removesuffix(name)
+# How the keys of a Network begin that are no adversary's, and what wrappers put before keys.
+OF_NETWORK = ("backbone.", "head.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+
+
+def in_our_names(state, head_name, file, rename, drop):
+    """Names and tensors of a file -> the same in a Network's names, and notes of what was done
+
+    Known prefixes are stripped, then rename(key) gives torchvision's key. Left out are keys that
+    begin with one of `drop`, and of these scripts' checkpoints all but backbone and head."""
+    # Other people's files have a backbone too, but then not this head.
+    is_checkpoint = "head.weight" in state and any(key.startswith("backbone.") for key in state)
+    renamed = {}
+    left_out = []
+    stripped = set()
+    for key, value in state.items():
+        name = key
+        while name.startswith(PREFIXES):
+            name = name.split(".", 1)[1]
+        if name.startswith(tuple(drop)) or (is_checkpoint and not key.startswith(OF_NETWORK)):
+            left_out.append(name)
+            continue
+        if name != key and not is_checkpoint:
+            stripped.add(key.removesuffix(name))
+        if rename:
+            name = rename(name)
+        name = our_key(name, head_name)
+        if name in renamed:
+            raise UserError(f"{file}: holds {name} twice, under {key} and under another prefix")
+        if name == "head.weight" and value.ndim > 2:
+            # Of s3d it is a 1 x 1 x 1 convolution.
+            value = value.flatten(1)
+        renamed[name] = value
+    notes = []
+    if left_out:
+        notes.append(f"left out {len(left_out)} tensors, first {left_out[0]}")
+    if stripped:
+        notes.append(f"stripped {', '.join(sorted(stripped))}")
+    return renamed, notes
 
 
 def our_key(name, head_name):
