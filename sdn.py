@@ -19,6 +19,7 @@ Commands
   Table 4, none | hard | soft: --baseline | --scene-labels hard --w-ent 0 | --w-ent 0
   Table 5, row by row: --baseline | --scene-labels none | --w-ent 0 | (no flag)
   Transfer, as both tables: --baseline --weights runs/sdn/last.pt --train HMDB51'S LISTS --out OUT
+  Table 1 of Hara et al. 2021 (Rethinking Training Data): --hara --baseline --train train.txt
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt
   python sdn.py humans train.txt val.txt --root videos
@@ -46,7 +47,8 @@ SILENT in the paper
       official code).
   S5  Start: random weights (official code: an unnamed checkpoint, its heads alone for 4 epochs).
       Crops at random, sides from a half (Hara et al.: corners). Their weights of 2018 and SDN's
-      expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392.
+      expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392. --hara has the mean and std
+      of Hara et al.'s weights of 2020; its paper says of them only that the mean is subtracted.
   S6  The detector sees each 8th frame; those between take the boxes of both neighbours. Both halves
       of an iteration share one optimiser, its momentum and weight decay. vgg16's G(x) is fc7 after
       ReLU and dropout.
@@ -57,6 +59,7 @@ SILENT in the paper
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -70,7 +73,7 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
-from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
+from torchvision.models.video.resnet import BasicBlock, Bottleneck, Conv3DSimple, VideoResNet
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -90,6 +93,7 @@ from common import (
     centre_clip,
     check_missing,
     cli,
+    differing_keys,
     evenly,
     label_videos,
     listed_once,
@@ -107,6 +111,7 @@ from common import (
     restore,
     running_statistics,
     seed_step,
+    shortened,
     start,
     test_transform,
     total,
@@ -165,16 +170,19 @@ class Args:
 
     model: str = arg(
         "r3d_18_hara",
-        "Sec. 4.2; also vgg16 (--frames 1), tiny, or a name in torchvision.models.video",
+        "Sec. 4.2; also r3d_50_hara (--hara), vgg16 (--frames 1), tiny, or a name in "
+        "torchvision.models.video",
     )
-    shortcut: str = arg("A", "shortcut type of r3d_18_hara; official code", choices=("A", "B"))
+    shortcut: str = arg("A", "shortcut type of r3d_*_hara; official code", choices=("A", "B"))
     conv1_t_stride: int = arg(
-        1, "stride in time of r3d_18_hara's first layer: a file of weights does not tell", low=1
+        1, "stride in time of r3d_*_hara's first layer: a file of weights does not tell", low=1
     )
-    max_pool: bool = arg(True, "max pool of r3d_18_hara: a file of weights does not tell")
+    max_pool: bool = arg(True, "max pool of r3d_*_hara: a file of weights does not tell")
     weights: str = arg("none", "of the backbone: torchvision's name, a file, or none")
     init: str = arg(
-        "", "checkpoint of this script to start from, scene head and all; instead of --weights"
+        "",
+        "checkpoint of this script to start from, scene head and all, or of the official code; "
+        "instead of --weights",
     )
 
     epochs: int = arg(100, "epochs; Sec. 4.2", low=0)
@@ -183,8 +191,11 @@ class Args:
     lr: float = arg(1e-3, "learning rate; Sec. 4.2", low=0)
     weight_decay: float = arg(1e-5, "Sec. 4.2", low=0)
     schedule: str = arg(
-        "plateau", "of --lr; Sec. 4.2: plateau of validation", choices=("plateau", "cosine")
+        "plateau",
+        "of --lr; Sec. 4.2: plateau of validation; step: --hara's",
+        choices=("plateau", "cosine", "step"),
     )
+    step_epochs: int = arg(100, "epochs after which --schedule step takes a tenth", low=1)
     patience: int = arg(
         10,
         "epochs without a lower validation loss before --lr falls to a tenth; official code",
@@ -235,6 +246,19 @@ TOY |= dict(
     num_scenes=24,
     schedule="cosine",
 )
+# Sec. 3.4 of Hara et al. 2021; the shortcut, mean and std are those of its code base's weights.
+HARA = dict(
+    model="r3d_50_hara",
+    shortcut="B",
+    frames=32,
+    mean=(0.4345, 0.4051, 0.3775),
+    std=(0.2768, 0.2713, 0.2737),
+    epochs=250,
+    batch_size=128,
+    lr=0.03,
+    weight_decay=1e-4,
+    schedule="step",
+)
 BASELINE = dict(scene_labels="none", w_ent=0.0, out="runs/sdn-baseline")
 
 
@@ -250,7 +274,7 @@ class Data:
 
 def make_data(args):
     """-> Data. With --w-ent a training clip comes twice: as it is, and with its humans filled."""
-    if args.warmup and args.schedule == "plateau":
+    if args.warmup and args.schedule != "cosine":
         raise UserError("--warmup is of --schedule cosine")
     train_list, val_list = read_lists(args)
     scenes = None
@@ -390,10 +414,32 @@ class Stem(nn.Sequential):
 
 class ShortcutA(nn.Module):
     """Shortcut without parameters: each second position, new channels 0. (N, C, T, H, W) ->
-    (N, 2C, T/2, H/2, W/2)"""
+    (N, factor C, T/stride, H/stride, W/stride)"""
+
+    def __init__(self, stride=2, factor=2):
+        super().__init__()
+        self.stride = stride
+        self.factor = factor
 
     def forward(self, x):
-        return F.pad(x[:, :, ::2, ::2, ::2], (0, 0, 0, 0, 0, 0, 0, x.shape[1]))
+        s = self.stride
+        new_channels = (self.factor - 1) * x.shape[1]
+        return F.pad(x[:, :, ::s, ::s, ::s], (0, 0, 0, 0, 0, 0, 0, new_channels))
+
+
+def hara_resnet(args):
+    """3D ResNet of Hara et al. under torchvision's names"""
+    stem = partial(Stem, args.conv1_t_stride, args.max_pool)
+    if args.model == "r3d_18_hara":
+        net = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [2, 2, 2, 2], stem)
+    else:
+        net = VideoResNet(Bottleneck, [Conv3DSimple] * 4, [3, 4, 6, 3], stem)
+    if args.shortcut == "A":
+        if args.model == "r3d_50_hara":
+            net.layer1[0].downsample = ShortcutA(stride=1, factor=4)
+        for layer in (net.layer2, net.layer3, net.layer4):
+            layer[0].downsample = ShortcutA()
+    return net
 
 
 def build_model(args, num_classes):
@@ -405,17 +451,14 @@ def build_model(args, num_classes):
     elif args.model == "vgg16":
         # G(x), the input of the head, is fc7.
         backbone = torchvision.models.vgg16()
-    elif args.model == "r3d_18_hara":
-        stem = partial(Stem, args.conv1_t_stride, args.max_pool)
-        backbone = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [2, 2, 2, 2], stem)
-        if args.shortcut == "A":
-            for layer in (backbone.layer2, backbone.layer3, backbone.layer4):
-                layer[0].downsample = ShortcutA()
+    elif args.model in ("r3d_18_hara", "r3d_50_hara"):
+        backbone = hara_resnet(args)
     elif args.model in names:
         backbone = torchvision.models.get_model(args.model, weights=None)
     else:
         raise UserError(
-            f"--model {args.model}: not one of tiny, vgg16, r3d_18_hara, {', '.join(names)}"
+            f"--model {args.model}: not one of tiny, vgg16, r3d_18_hara, r3d_50_hara, "
+            f"{', '.join(names)}"
         )
     num_scenes = 0 if args.scene_labels == "none" else args.num_scenes
     return SDN(backbone, num_classes, num_scenes, args.lam)
@@ -431,22 +474,27 @@ def hara_key(key):
         return f"stem.0.{parameter}"
     if layer == "bn1":
         return f"stem.1.{parameter}"
-    if name in ("conv1", "conv2"):
+    if name in ("conv1", "conv2", "conv3"):
         return f"{layer}.0.{parameter}"
-    if name in ("bn1", "bn2"):
+    if name in ("bn1", "bn2", "bn3"):
         return f"{block}.conv{name[-1]}.1.{parameter}"
     return key
 
 
 def first_weights(net, args, classes):
     """Load what --init or --weights name. -> what was done, in words"""
-    if not args.init and args.model == "r3d_18_hara" and args.weights != "none":
-        return hara_weights(net, args)
+    if not args.init and args.model.endswith("_hara") and args.weights != "none":
+        return hara_weights(net, args, args.weights)
     if not args.init:
         return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
     # --init stands for the weights that the toy preset names.
     if args.weights not in ("none", TOY["weights"]):
         raise UserError(f"--init {args.init}: replaces --weights: give one of the two")
+    if args.model.endswith("_hara") and Path(args.init).is_file():
+        theirs = official_scene_head(args.init)
+        if theirs:
+            note = hara_weights(net, args, args.init)
+            return f"{note}, {load_scene_head(net.scene_head, theirs)}"
     saved = load_checkpoint(args.init, "sdn")
     if saved["classes"] != classes:
         raise UserError(f"--init {args.init}: a run on other classes")
@@ -454,16 +502,39 @@ def first_weights(net, args, classes):
     return f"all of {args.init}, epoch {saved['epoch']}"
 
 
-def hara_weights(net, args):
+def official_scene_head(file):
+    """{key of our scene head: tensor} of a checkpoint of the official SDN: place_mlp.1.fc -> 2,
+    place_mlp.p_last_fc -> 6; its batch norm, which ours has not, keeps its name"""
+    head = {}
+    for key, value in read_weights(file, "").state.items():
+        name = key.removeprefix("module.")
+        if name.startswith("place_mlp."):
+            name = re.sub(r"^place_mlp\.([012])\.fc\.", lambda m: f"{2 * int(m[1])}.", name)
+            head[name.replace("place_mlp.p_last_fc.", "6.")] = value
+    return head
+
+
+def load_scene_head(head, theirs):
+    """Load a scene head where it fits ours. -> what was done, in words"""
+    if head is None:
+        return "no scene head"
+    wrong = differing_keys(head.state_dict(), theirs)
+    if wrong:
+        return f"new scene head, as theirs differs in {shortened(wrong.values(), 3)}"
+    head.load_state_dict(theirs)
+    return f"the {len(theirs)} of place_mlp in the scene head"
+
+
+def hara_weights(net, args, file):
     """Load a file of Hara et al., or of the official SDN without its two other heads. -> what was
     done, in words"""
     try:
         note = load_weights(
             net,
-            args.weights,
+            file,
             args.model,
             rename=hara_key,
-            drop=("place_mlp", "hm_mlp"),
+            drop=("place_mlp.", "hm_mlp."),
             normalisation=(args.mean, args.std),
         )
     except UserError as error:
@@ -627,8 +698,10 @@ def validate(model, loader, scenes, args, device):
 
 
 def learning_rate(step, steps_per_epoch, args):
-    """Factor of the learning rate: linear warm-up, then cosine to 0 (the paper: plateau), step by
-    step."""
+    """Factor of the learning rate: a tenth after each --step-epochs (Hara et al.), or linear
+    warm-up, then cosine to 0 (the paper: plateau), step by step."""
+    if args.schedule == "step":
+        return 0.1 ** (step // (args.step_epochs * steps_per_epoch))
     warmup = args.warmup * steps_per_epoch
     steps = args.epochs * steps_per_epoch
     if step < warmup:
@@ -742,7 +815,7 @@ def train(args):
                     scaler.step(optimizer)
                     scaler.update()
                     optimizer.zero_grad(set_to_none=True)
-                if args.schedule == "cosine":
+                if args.schedule != "plateau":
                     scheduler.step()
                 step += 1
                 if logged:
@@ -1043,4 +1116,4 @@ STEPS = {"scenes": (ScenesArgs, scenes, None), "humans": (HumansArgs, humans, No
 
 
 if __name__ == "__main__":
-    cli(Args, train, presets={"toy": TOY, "baseline": BASELINE}, steps=STEPS)
+    cli(Args, train, presets={"toy": TOY, "hara": HARA, "baseline": BASELINE}, steps=STEPS)
