@@ -1768,11 +1768,11 @@ def load_file(path):
     except Exception as error:
         # torch.load raises what the broken bytes lead it to.
         reason = str(error).strip().split("\n")[0]
-        words = str(error).split()
-        if "GLOBAL" in words[:-1]:  # torch says so of a class that it does not take
+        before, found, _ = str(error).partition(" was not an allowed global")
+        if found:
             reason = (
-                f"it holds {words[words.index('GLOBAL') + 1]}; if you trust it, keep its weights "
-                "alone: torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+                f"it holds {before.split()[-1]}; if you trust it, keep its weights alone: "
+                "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
             )
         raise UserError(
             f"{path}: not tensors and plain containers saved by torch (nothing in it was run): "
@@ -1992,8 +1992,9 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisa
     return ", ".join([f"{len(theirs)} tensors from {weights}", *notes])
 
 
-# How the keys of a Network begin that are no adversary's.
+# How the keys of a Network begin that are no adversary's, and what wrappers put before keys.
 OF_NETWORK = ("backbone.", "head.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 def in_our_names(state, head_name, file, rename, drop):
@@ -2007,13 +2008,14 @@ def in_our_names(state, head_name, file, rename, drop):
     left_out = []
     stripped = set()
     for key, value in state.items():
-        bare, _ = strip_prefixes(key, ("module.", "_orig_mod."))
-        if bare.startswith(tuple(drop)) or (is_checkpoint and not bare.startswith(OF_NETWORK)):
-            left_out.append(bare)
+        name = key
+        while name.startswith(PREFIXES):
+            name = name.split(".", 1)[1]
+        if name.startswith(tuple(drop)) or (is_checkpoint and not key.startswith(OF_NETWORK)):
+            left_out.append(name)
             continue
-        name, prefix = strip_prefixes(key, ("module.", "_orig_mod.", "model.", "backbone."))
-        if prefix and not is_checkpoint:
-            stripped.add(prefix)
+        if name != key and not is_checkpoint:
+            stripped.add(key.removesuffix(name))
         if rename:
             name = rename(name)
         name = our_key(name, head_name)
@@ -2029,14 +2031,6 @@ def in_our_names(state, head_name, file, rename, drop):
     if stripped:
         notes.append(f"stripped {', '.join(sorted(stripped))}")
     return renamed, notes
-
-
-def strip_prefixes(key, prefixes):
-    """`module.backbone.conv1.weight` -> conv1.weight, module.backbone."""
-    name = key
-    while name.startswith(prefixes):
-        name = name.split(".", 1)[1]
-    return name, key.removesuffix(name)
 
 
 def our_key(name, head_name):
