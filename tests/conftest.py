@@ -71,8 +71,9 @@ def flags(script, world, tmp_path):
 def presets(script):
     """The presets of a method script, as its command line has them."""
     named = {"toy": script.TOY, "baseline": script.BASELINE}
-    if hasattr(script, "TSN"):
-        named = {"toy": script.TOY, "tsn": script.TSN, "baseline": script.BASELINE}
+    for name in ("TSN", "HARA"):
+        if hasattr(script, name):
+            named[name.lower()] = getattr(script, name)
     return named
 
 
