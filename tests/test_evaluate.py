@@ -342,6 +342,10 @@ def here(*words):
     steps = {
         "bias": (evaluate.BiasArgs, evaluate.bias, {}),
         "cam": (evaluate.CamArgs, evaluate.cam, {}),
+        "features": (evaluate.FeaturesArgs, evaluate.features, {}),
+        "svm": (evaluate.SvmArgs, evaluate.svm, {}),
+        "fewshot": (evaluate.FewShotArgs, evaluate.fewshot, {}),
+        "transfer": (evaluate.TransferArgs, evaluate.transfer, {}),
     }
     argv = [str(word) for word in words]
     common.cli(evaluate.Args, evaluate.evaluate, steps=steps, argv=argv)

@@ -11,33 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from test_bias import BIASED, data_set
-from test_evaluate import FakeArgs, read_tables, report, save_run, use_script
+from test_evaluate import FakeArgs, fails, here, read_tables, report, save_run, use_script
 from torch import nn
 
 import common
 import evaluate
 from common import UserError
-
-STEPS = {
-    "features": (evaluate.FeaturesArgs, evaluate.features, {}),
-    "svm": (evaluate.SvmArgs, evaluate.svm, {}),
-    "fewshot": (evaluate.FewShotArgs, evaluate.fewshot, {}),
-    "transfer": (evaluate.TransferArgs, evaluate.transfer, {}),
-}
-
-
-def here(*words):
-    common.cli(evaluate.Args, evaluate.evaluate, steps=STEPS, argv=[str(word) for word in words])
-
-
-def fails(capsys, *words):
-    """A command that must end with exit code 2 and one line on stderr. -> that line"""
-    with pytest.raises(SystemExit) as stopped:
-        here(*words)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 # ---- Features ------------------------------------------------------------------------------------
