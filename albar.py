@@ -77,6 +77,7 @@ from common import (
     make_loader,
     no_sync,
     normalise,
+    own_network,
     random_clip,
     read_lists,
     running_statistics,
@@ -130,7 +131,11 @@ class Args:
         (0.229, 0.224, 0.225), "of the channels; r3d_18's: 0.228 0.221 0.217", low=1e-3
     )
 
-    model: str = arg("swin3d_t", "tiny, or a name in torchvision.models.video; Sec. 4.3: swin3d_t")
+    model: str = arg(
+        "swin3d_t",
+        "Sec. 4.3; also tiny, a name in torchvision.models.video, or your own "
+        "PACKAGE.MODULE:FUNCTION, called with the number of classes",
+    )
     weights: str = arg(
         "KINETICS400_V1", "torchvision's name, a file (mmaction2's Swin too), or none; Sec. 4.3"
     )
@@ -292,10 +297,14 @@ def build_model(args, num_classes):
     names = torchvision.models.list_models(torchvision.models.video)
     if args.model == "tiny":
         backbone = Tiny(num_classes)
+    elif ":" in args.model:
+        backbone = own_network(args.model, num_classes)
     elif args.model in names:
         backbone = torchvision.models.get_model(args.model, weights=None)
     else:
-        raise UserError(f"--model {args.model}: not one of tiny, {', '.join(names)}")
+        raise UserError(
+            f"--model {args.model}: not one of tiny, {', '.join(names)}, nor MODULE:FUNCTION"
+        )
     return Network(backbone, num_classes).to(memory_format=layout(args))
 
 

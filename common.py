@@ -8,6 +8,7 @@ import atexit
 import errno
 import fcntl
 import gc
+import importlib
 import json
 import math
 import os
@@ -1588,6 +1589,29 @@ class Tiny(nn.Module):
         return self.head(self.layers(clip).mean((2, 3, 4)))
 
 
+def own_network(name, num_classes):
+    """A person's own network: --model PACKAGE.MODULE:FUNCTION, called with the number of classes,
+    gives a module, clips (N, 3, T, H, W) -> (N, K) logits. UserError where it does not."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--model {name}: {error}; expected PACKAGE.MODULE:FUNCTION") from None
+    network = make(num_classes)
+    layers = []
+    if isinstance(network, nn.Module):
+        layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    # The last is what Network replaces.
+    if not layers or layers[-1].out_features != num_classes:
+        raise UserError(
+            f"--model {name}: expected a module whose last layer is nn.Linear(..., num_classes), "
+            f"here {num_classes}"
+        )
+    return network
+
+
 class Network(nn.Module):
     """A backbone and a new action head in the place of its last layer, whose name there is
     head_name. All other keys below `backbone.` are the backbone's own, torchvision's."""
@@ -1641,12 +1665,17 @@ def try_clip(model, args):
     model.eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, args.frames, args.size, args.size))
+            logits = model(torch.zeros(1, 3, args.frames, args.size, args.size))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"--model {args.model} takes no clip of --frames {args.frames} and --size {args.size}: "
             f"{str(error).splitlines()[0]}"
         ) from None
+    if logits.ndim != 2:
+        raise UserError(
+            f"--model {args.model}: the features before its last layer are not (N, D) but "
+            f"{tuple(logits.shape[:-1])} times D"
+        )
     model.train()
 
 
@@ -1807,9 +1836,9 @@ def load_checkpoint(path, method=None):
     return saved
 
 
-def checkpoint_args(Args, saved, path):
-    """Args of the script that made a checkpoint. UserError for values that its flags do not
-    take."""
+def checkpoint_args(Args, saved, path, model=""):
+    """Args of the script that made a checkpoint. UserError for values that its flags do not take,
+    and for a network of a person's own code, unless `model` names it: no file has code run."""
     args = Args()
     for f in fields(Args):
         value = saved["args"].get(f.name, f.default)
@@ -1827,6 +1856,8 @@ def checkpoint_args(Args, saved, path):
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         setattr(args, f.name, value)
+    if ":" in args.model and args.model != model:
+        raise UserError(f"{path}: its network is code of your own: say so by --model {args.model}")
     return args
 
 

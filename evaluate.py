@@ -182,6 +182,7 @@ class Args:
     shuffles: int = arg(
         3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0
     )
+    model: str = arg("", "your own MODULE:FUNCTION that the runs were trained with")
     seed: int = arg(0, "seed of the SCUFO frames, the shuffles, the probe and the bootstrap", low=0)
     out: str = arg("", "folder of the .json and .npz files; default: beside each checkpoint")
     batch_size: int = arg(32, "clips in a forward pass", low=1)
@@ -281,10 +282,11 @@ class Checkpoint:
         )
 
 
-def load_run(path):
+def load_run(path, model=""):
     """The Checkpoint of a file, or of a run's folder (its last.pt), on the CPU.
 
-    The script that it names builds its model again. UserError where that fails."""
+    The script that it names builds its model again; where that is a person's own code, only if
+    `model` names it too. UserError where that fails."""
     path = Path(path)
     if path.is_dir():
         path = path / "last.pt"
@@ -292,7 +294,7 @@ def load_run(path):
         raise UserError(f"{path}: no such checkpoint; name a run's folder or a checkpoint file")
     saved = common.load_checkpoint(path)
     script = import_method(saved["method"], path)
-    args = common.checkpoint_args(script.Args, saved, path)
+    args = common.checkpoint_args(script.Args, saved, path, model)
     sizes = [len(saved["classes"])]
     if saved["heads"]:
         sizes.append(saved["heads"])
@@ -1549,7 +1551,7 @@ def evaluate(args):
     stems = {}
     named = []
     for path in args.runs:
-        run = load_run(path)
+        run = load_run(path, args.model)
         if run.tsn and args.windows:
             raise UserError(f"{path}: --windows are clips, and a TSN sees frames: leave it out")
         read_data(run, args)
@@ -1566,7 +1568,7 @@ def evaluate(args):
     group_splits(group_seeds(named))
     measured = []
     for path in paths.values():
-        run = load_run(path)
+        run = load_run(path, args.model)
         run.share = share
         measured.append(measure(run, args, output_stem(run.path, args)))
     rows = merge(measured)
@@ -2162,6 +2164,7 @@ class CamArgs:
         0, "official split of HMDB51's folder of lists; 0: the run's own", choices=(0, 1, 2, 3)
     )
     videos: int = arg(8, "videos to draw, from the beginning of the list", low=1)
+    model: str = arg("", "your own MODULE:FUNCTION that the runs were trained with")
     seed: int = arg(0, "seed of the bootstrap", low=0)
     out: str = arg("cam", "folder of the pictures and of cam.json")
     batch_size: int = arg(32, "clips in a forward pass", low=1)
@@ -2384,7 +2387,7 @@ def cam(args):
     """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts;
     or, with --map, SAAR's actionness masks (SMAD Fig. 7). An image strip and an MP4 for each of the
     first --videos; over the whole list the share of the positive map that lies in human boxes."""
-    runs = [load_run(path) for path in args.runs]
+    runs = [load_run(path, args.model) for path in args.runs]
     options = Args(
         test=args.test,
         humans=args.humans,
@@ -2450,6 +2453,7 @@ class FeaturesArgs:
     windows: int = arg(
         0, "in place of clips, windows over the whole video, one each this many frames", low=0
     )
+    model: str = arg("", "your own MODULE:FUNCTION that the runs were trained with")
     out: str = arg("", "folder of RUN.npz, or with --windows of RUN/VIDEO.npy; one for each list")
     batch_size: int = arg(32, "clips in a forward pass", low=1)
     workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
@@ -2549,7 +2553,7 @@ def features(args):
         raise UserError("name runs, a list and a folder: features runs/sdn --test LIST --out DIR")
     stems = {}
     for path in args.runs:
-        run = load_run(path)
+        run = load_run(path, args.model)
         stem = Path(args.out) / run.name.removesuffix(".pt").replace("/", "-")
         if stems.setdefault(stem, run.path.resolve()) != run.path.resolve():
             raise UserError(
@@ -2561,7 +2565,7 @@ def features(args):
     videos = common.each_once(videos, file)
     table = [["", "videos", "features", "in"]]
     for stem, path in stems.items():
-        run = load_run(path)
+        run = load_run(path, args.model)
         use_device(run.model)
         if args.windows:
             counts, shape, place = save_windows(run, videos, args, stem)

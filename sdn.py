@@ -103,6 +103,7 @@ from common import (
     mask_humans,
     no_sync,
     normalise,
+    own_network,
     random_clip,
     read_labels,
     read_lines,
@@ -170,8 +171,9 @@ class Args:
 
     model: str = arg(
         "r3d_18_hara",
-        "Sec. 4.2; also r3d_50_hara (--hara), vgg16 (--frames 1), tiny, or a name in "
-        "torchvision.models.video",
+        "Sec. 4.2; also r3d_50_hara (--hara), vgg16 (--frames 1), tiny, a name in "
+        "torchvision.models.video, or your own PACKAGE.MODULE:FUNCTION, called with the number of "
+        "classes",
     )
     shortcut: str = arg("A", "shortcut type of r3d_*_hara; official code", choices=("A", "B"))
     conv1_t_stride: int = arg(
@@ -428,6 +430,9 @@ class ShortcutA(nn.Module):
         return F.pad(x[:, :, ::s, ::s, ::s], (0, 0, 0, 0, 0, 0, 0, new_channels))
 
 
+HARA_MODELS = ("r3d_18_hara", "r3d_50_hara")
+
+
 def hara_resnet(args):
     """3D ResNet of Hara et al. under torchvision's names"""
     stem = partial(Stem, args.conv1_t_stride, args.max_pool)
@@ -452,14 +457,16 @@ def build_model(args, num_classes):
     elif args.model == "vgg16":
         # G(x), the input of the head, is fc7.
         backbone = torchvision.models.vgg16()
-    elif args.model in ("r3d_18_hara", "r3d_50_hara"):
+    elif args.model in HARA_MODELS:
         backbone = hara_resnet(args)
+    elif ":" in args.model:
+        backbone = own_network(args.model, num_classes)
     elif args.model in names:
         backbone = torchvision.models.get_model(args.model, weights=None)
     else:
         raise UserError(
             f"--model {args.model}: not one of tiny, vgg16, r3d_18_hara, r3d_50_hara, "
-            f"{', '.join(names)}"
+            f"{', '.join(names)}, nor MODULE:FUNCTION"
         )
     num_scenes = 0 if args.scene_labels == "none" else args.num_scenes
     return SDN(backbone, num_classes, num_scenes, args.lam)
@@ -484,14 +491,14 @@ def hara_key(key):
 
 def first_weights(net, args, classes):
     """Load what --init or --weights name. -> what was done, in words"""
-    if not args.init and args.model.endswith("_hara") and args.weights != "none":
+    if not args.init and args.model in HARA_MODELS and args.weights != "none":
         return hara_weights(net, args, args.weights)
     if not args.init:
         return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
     # --init stands for the weights that the toy preset names.
     if args.weights not in ("none", TOY["weights"]):
         raise UserError(f"--init {args.init}: replaces --weights: give one of the two")
-    if args.model.endswith("_hara") and Path(args.init).is_file():
+    if args.model in HARA_MODELS and Path(args.init).is_file():
         theirs = official_scene_head(args.init)
         if theirs:
             note = hara_weights(net, args, args.init)

@@ -58,7 +58,8 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.video.resnet import VideoResNet
 
 from common import (
     Interrupt,
@@ -82,6 +83,7 @@ from common import (
     no_sync,
     normalise,
     open_labels,
+    own_network,
     random_clip,
     read_hard_labels,
     read_labels,
@@ -149,8 +151,9 @@ class Args:
 
     model: str = arg(
         "slowonly_r18",
-        "Sec. 6.1: slowonly_r18 or tsn_r50 (--tsn); also slowonly_r50, tiny, tsn_tiny, or a video "
-        "ResNet of torchvision (r3d_18: Table 6)",
+        "Sec. 6.1: slowonly_r18 or tsn_r50 (--tsn); also slowonly_r50, tiny, tsn_tiny, a video "
+        "ResNet of torchvision (r3d_18: Table 6), or your own PACKAGE.MODULE:FUNCTION, called with "
+        "the number of classes",
     )
     weights: str = arg(
         "IMAGENET1K_V1",
@@ -299,7 +302,7 @@ def make_data(args):
 # [same in smad.py and omnidebias.py: samplers]
 def samplers(args):
     """-> what frames are taken in training, in validation: a clip's, or of a TSN the segments'."""
-    if args.model.startswith("tsn"):
+    if args.model in ("tsn_tiny", "tsn_r50"):
         return partial(tsn_segments, segments=args.frames), partial(evenly, frames=args.frames)
     clip = dict(frames=args.frames, stride=args.stride)
     return partial(random_clip, **clip), partial(centre_clip, **clip)
@@ -414,9 +417,11 @@ def read_hvu_categories(file):
 # [same in smad.py and omnidebias.py: backbones]
 def make_backbone(model, num_classes):
     """-> the backbone of --model, from random weights: tiny, tsn_tiny, slowonly_r18, slowonly_r50,
-    tsn_r50, or a video ResNet of torchvision"""
+    tsn_r50, a video ResNet of torchvision, or MODULE:FUNCTION"""
     if model in ("tiny", "tsn_tiny"):
         return Tiny(num_classes)
+    if ":" in model:
+        return own_network(model, num_classes)
     if model in ("slowonly_r18", "slowonly_r50", "tsn_r50"):
         family, _, depth = model.partition("_r")
         backbone = torchvision.models.get_model(f"resnet{depth}", weights=None)
@@ -426,7 +431,7 @@ def make_backbone(model, num_classes):
     if model not in names:
         raise UserError(
             f"--model {model}: not one of tiny, tsn_tiny, slowonly_r18, slowonly_r50, tsn_r50, "
-            f"{', '.join(names)}"
+            f"{', '.join(names)}, nor MODULE:FUNCTION"
         )
     return torchvision.models.get_model(model, weights=None)
 
@@ -607,8 +612,9 @@ class SMAD(Network):
 
     def __init__(self, args, num_classes, heads):
         super().__init__(make_backbone(args.model, num_classes), num_classes)
-        self.tsn = args.model.startswith("tsn")
+        self.tsn = args.model in ("tsn_tiny", "tsn_r50")
         self.is_tiny = isinstance(self.backbone, Tiny)
+        self.has_stages = type(self.backbone) in (Tiny, ResNet, VideoResNet)
         self.dropout = nn.Dropout(0.0 if self.is_tiny else args.dropout)
         self.adversaries = nn.ModuleDict()
         self.saar = None
@@ -625,6 +631,8 @@ class SMAD(Network):
     # [same in smad.py and omnidebias.py: stages]
     def channels(self):
         """Of the features before the last stage."""
+        if not self.has_stages:
+            raise UserError("SAAR sits before a ResNet's layer4: not in a network of your own")
         last = self.backbone.layers[6:] if self.is_tiny else self.backbone.layer4
         convolutions = [m for m in last.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         return convolutions[0].in_channels
@@ -632,6 +640,8 @@ class SMAD(Network):
     def early_stages(self, x):
         if self.is_tiny:
             return self.backbone.layers[:6](x)  # of three layers, each of three modules
+        if not self.has_stages:
+            return x
         # torchvision's ResNets name their stages in the order of the forward pass; after layer4
         # come the pool and the classifier.
         for name, stage in self.backbone.named_children():
@@ -643,12 +653,16 @@ class SMAD(Network):
     def last_stage(self, x):
         if self.is_tiny:
             return self.backbone.layers[6:](x)
+        if not self.has_stages:
+            return self.backbone(x)
         return self.backbone.layer4(x)
 
     def pool(self, x):
         """-> (N, D)"""
         if self.is_tiny:
             return x.mean((2, 3, 4))
+        if not self.has_stages:
+            return self.dropout(x)
         return self.dropout(self.backbone.avgpool(x)).flatten(1)
 
     # [end]

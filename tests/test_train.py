@@ -233,6 +233,92 @@ def test_no_epoch_leaves_the_loaded_weights_as_they_are(script, flags, tmp_path)
             assert torch.equal(value, before["model"][name])
 
 
+OWN_NETWORKS = """
+import torch
+from torch import nn
+from common import Tiny
+
+class Frames(nn.Module):
+    def __init__(self, num_classes, alone=False):
+        super().__init__()
+        self.alone = alone
+        self.pixels = nn.Conv3d(3, 8, 1)
+        self.classify = nn.Linear(8, num_classes)
+    def forward(self, clip):
+        x = self.pixels(clip).relu().mean((3, 4)).transpose(1, 2)  # (N, T, 8)
+        return self.classify(x if self.alone else x.mean(1))
+
+def wide(num_classes):
+    return Tiny(num_classes, width=24)
+
+def a_frame_each(num_classes):
+    return Frames(num_classes, alone=True)
+
+def of_ten(num_classes):
+    return Frames(10)
+
+def nothing(num_classes):
+    return None
+"""
+
+
+@pytest.fixture
+def own_networks(tmp_path, monkeypatch):
+    """A module of the person's own, in the current folder."""
+    (tmp_path / "own_networks.py").write_text(OWN_NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own_networks", None)
+
+
+def test_a_network_of_ones_own(script, flags, world, capsys, own_networks):
+    """It is trained; of a checkpoint it is imported only where the command names it, too."""
+    own = flags | dict(model="own_networks:Frames", epochs=1)
+    if script is smad:
+        own["saar"] = False
+    if script is omnidebias:
+        own |= dict(smad=False, aspect=())
+    checkpoint = train(script, own)["checkpoint"]
+    names = [name for name in load(checkpoint)["model"] if name.startswith(("backbone.", "head."))]
+    pixels = ["backbone.pixels.weight", "backbone.pixels.bias"]
+    assert names == [*pixels, "head.weight", "head.bias"]
+
+    with pytest.raises(UserError, match="code of your own: say so by --model own_networks:Frames"):
+        evaluate.load_run(checkpoint)
+    words = ["--test", f"{world}/val.txt", "--shuffles", 0, "--model", "own_networks:Frames"]
+    command("evaluate.py", [checkpoint, *words])
+    assert "| IID" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["smad", "omnidebias"], indirect=True)
+def test_saar_has_its_place_in_ones_own_tiny_and_in_no_other_network(script, flags, own_networks):
+    change = {"smad": dict(saar=True), "omnidebias": dict(smad=True)}[script.__name__]
+    args = script.Args(**flags | change | dict(model="own_networks:wide"))
+    clip = torch.rand(2, 3, args.frames, args.size, args.size)
+    assert script.build_model(args, 8)(clip, full=True).mask.shape[1:] == (1, 4, 4)
+    args.model = "own_networks:Frames"
+    with pytest.raises(UserError, match="SAAR sits before a ResNet's layer4"):
+        script.build_model(args, 8)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("no_such_module:f", "No module named 'no_such_module'; expected PACKAGE.MODULE:FUNCTION"),
+        ("own_networks:f", "has no attribute 'f'; expected PACKAGE"),
+        ("own_networks:", "has no attribute ''"),
+        ("own_networks:nothing", "expected a module whose last layer is nn.Linear"),
+        ("own_networks:of_ten", r"last layer is nn.Linear\(..., num_classes\), here 8"),
+        ("own_networks:a_frame_each", r"before its last layer are not \(N, D\) but \(1, 4\)"),
+    ],
+)
+@only_albar
+def test_what_is_no_network_of_ones_own(flags, capsys, name, message, own_networks):
+    line = fails(capsys, argv(flags | dict(model=name)))
+    assert line.startswith(f"error: --model {name}: ") and re.search(message, line), line
+
+
 def test_validation_list_or_a_share_held_out(script, flags, world):
     def paths(**change):
         data = script.make_data(script.Args(**flags | change))
@@ -978,6 +1064,7 @@ def test_imports(name):
         if isinstance(node, ast.ImportFrom):
             modules.add(node.module.split(".")[0])
             assert "*" not in [alias.name for alias in node.names]
-    own = {"av"} if name == "common" else {"common"}
-    allowed = {"torch", "torchvision", "tqdm", "numpy"} | own | sys.stdlib_module_names
-    assert modules <= allowed - {"importlib", "runpy"}
+    # common.py imports what --model names.
+    own = {"av", "importlib"} if name == "common" else {"common"}
+    standard = sys.stdlib_module_names - {"importlib", "runpy"}
+    assert modules <= {"torch", "torchvision", "tqdm", "numpy"} | own | standard
