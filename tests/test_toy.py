@@ -19,7 +19,8 @@ from common import Boxes, num_frames, open_labels, read_clip, read_list
 from toy import ACTIONS, LENGTH, SCENES, SIDE, SPLITS, Split, draw_clip, draw_world, split_truth
 
 OWN = toy.own_splits()
-BORROWED = [split for split in SPLITS if split not in OWN]
+WORLD = toy.world_splits()
+BORROWED = [split for split in WORLD if split not in OWN]
 SCUBA = [split for split in BORROWED if split.startswith("scuba")]
 
 
@@ -89,6 +90,21 @@ def test_each_split_depends_on_the_action_as_stated(split):
     assert set(t["label"]) <= set(range(8))
 
 
+def test_in_targets_the_scene_alone_tells_the_action_in_the_share_that_names_them():
+    train = scenes_of(split_truth(0, "train"))
+    for split in toy.TARGETS:
+        t = split_truth(0, split)
+        n = len(t["action"])
+        share = int(split.removeprefix("target")) / 100
+        usual = scenes_of(split_truth(0, "target100", share=5))
+        follows = np.array([s in usual[a] for a, s in zip(t["action"], t["scene"], strict=True)])
+        assert within(follows.mean(), share + (1 - share) / 3, n), split
+        for name in ("object", "look"):
+            assert within((t[name] == t["action"]).mean(), 1 / 8, n), (split, name)
+        # They are not those of the action of the same number in training.
+        assert max(len(usual[a] & train[a]) for a in range(8)) < 8
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_train_and_test_share_their_scenes_and_rare_has_none_of_them(seed):
     tables = {
@@ -118,7 +134,7 @@ def truth(world):
     """{split: {name: array}} of the drawn benchmark's truth.npz."""
     with np.load(world / "truth.npz", allow_pickle=False) as file:
         return {
-            s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in SPLITS
+            s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in WORLD
         }
 
 
@@ -145,10 +161,10 @@ def test_same_seed_same_content(world, truth, tmp_path):
     draw_world(again, 0, share=0.05)
     draw_world(other, 1, share=0.05)
     with np.load(again / "truth.npz") as file:
-        for split in SPLITS:
+        for split in WORLD:
             for name, value in truth[split].items():
                 assert (file[f"{split}/{name}"] == value).all()
-    for split in SPLITS:
+    for split in WORLD:
         assert (again / f"{split}.txt").read_text() == (world / f"{split}.txt").read_text()
         for i in (0, 2, 4):
             assert (clip(again, split, i) == clip(world, split, i)).all()
@@ -171,7 +187,7 @@ def test_labels_and_boxes_are_those_of_the_truth(world, truth):
     assert (tags.labels == np.concatenate([truth[split]["tags"] for split in OWN])).all()
     boxes = Boxes([world / "humans.jsonl"])
     # An actor across the border of the torus has a box on either side, not one as wide.
-    for split in SPLITS:
+    for split in WORLD:
         path = read_list(world / f"{split}.txt").paths[0]
         boxes_of_frames = boxes(path, range(LENGTH))
         for mask, frame_boxes in zip(masks(truth, split)[0], boxes_of_frames, strict=True):
@@ -191,8 +207,8 @@ def test_the_benchmark_names_what_is_there(world):
 
 def test_only_what_is_missing_is_made(world, tmp_path, monkeypatch, capsys):
     made = []
-    for name in toy.TRAINED:
-        monkeypatch.setitem(toy.TRAINED, name, lambda target: made.append(target) or target.mkdir())
+    for name in toy.LATER:
+        monkeypatch.setitem(toy.LATER, name, lambda target: made.append(target) or target.mkdir())
     monkeypatch.setattr(toy, "draw_world", lambda folder, seed: made.append((folder.name, seed)))
     folder = tmp_path / "toy7"
     folder.mkdir()
@@ -202,11 +218,33 @@ def test_only_what_is_missing_is_made(world, tmp_path, monkeypatch, capsys):
     assert made == [("toy7", 7), folder / "weights-tiny.pt"]
     (folder / "web-clips").mkdir()
     toy.main([str(folder)])
-    assert made[3:] == [folder / "weights-tsn_tiny.pt", folder / "web-images"]
+    targets = [folder / name for name in toy.TARGETS]
+    assert made[3:] == [folder / "weights-tsn_tiny.pt", folder / "web-images", *targets]
     for path in (f"{folder}/weights-huge.pt", f"{tmp_path}/train.txt"):
         with pytest.raises(SystemExit) as stopped:
             toy.main([path])
         assert stopped.value.code == 2 and path in capsys.readouterr().err
+
+
+def test_a_target_is_a_data_set_of_its_own(world, tmp_path, monkeypatch):
+    settings = replace(SPLITS["target60"], clips=64)
+    monkeypatch.setattr(toy, "SPLITS", SPLITS | {"target60": settings})
+    monkeypatch.setattr(toy, "draw_world", lambda folder, seed: None)
+    folder = tmp_path / "toy0"
+    folder.mkdir()
+    for name in toy.LABELS:
+        (folder / name).mkdir()
+    toy.main([f"{folder}/target60"])
+    target = folder / "target60"
+    listed = [read_list(target / f"{part}.txt") for part in ("train", "val", "test")]
+    assert [len(videos) for videos in listed] == [32, 8, 24]
+    assert all(videos.classes == list(toy.NOVEL) for videos in listed)
+    assert len({path for videos in listed for path in videos.paths}) == 64
+    assert num_frames(listed[2].full(0)) == LENGTH
+    paths = open_labels(target / "scenes").paths
+    assert set(paths) == {path for videos in listed for path in videos.paths}
+    benchmark = json.loads((target / "benchmark.json").read_text())
+    assert benchmark["test"] == "test.txt" and benchmark["scenes"] == ["scenes"]
 
 
 def test_flags_draw_a_world_of_other_biases(tmp_path, monkeypatch, capsys):
@@ -232,7 +270,7 @@ def test_flags_draw_a_world_of_other_biases(tmp_path, monkeypatch, capsys):
 
 
 def test_files_are_h264_and_the_lists_name_them(world, truth):
-    for split in SPLITS:
+    for split in WORLD:
         listed = read_list(world / f"{split}.txt")
         assert listed.labels == truth[split]["label"].tolist() and listed.classes == list(ACTIONS)
         assert sorted(p.name for p in (world / split).iterdir()) == sorted(
@@ -259,7 +297,7 @@ def test_a_drawing_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("split", list(SPLITS))
+@pytest.mark.parametrize("split", WORLD)
 def test_masks_and_boxes_are_those_of_the_decoded_actor(world, truth, split):
     for i in (0, 2, 6):
         frames, mask = draw_clip(0, split, i, truth[split])

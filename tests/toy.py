@@ -30,6 +30,9 @@ In a world's folder
     weights-tiny.pt      start weights: `albar.py --baseline` on the weakly biased pretrain.txt
     weights-tsn_tiny.pt  the like for the 2D network, of omnidebias.py
     web-clips/, web-images/    selections of the web, by omnidebias.py's steps teach and select
+    target0/, ..., target100/  data sets to transfer to, of the eight actions NOVEL, in which the
+                         scene is that usual for the action in 0 ... 100 % of the clips, and object
+                         and look tell nothing: their own clips, lists, scenes, benchmark.json
 scuba-X/0001.mp4, conflfg/0001.mp4 and leak/0001.mp4 show the actor of test/0001.mp4 over a still
 background; leak has it cut out with its box, so that some of its own scene shows, over the stripes
 of scuba-sinusoid.
@@ -103,6 +106,8 @@ class Split:
     look: float = 0.0
     tags: float = 0.0
     motions: tuple = ACTIONS
+    # It is a data set to transfer to, where actions have other scenes, and in a folder of its own.
+    target: bool = False
     # A split may show the actors of another, over new backgrounds: photo, texture or sinusoid; a
     # leak has them cut out with their boxes.
     actors: str = ""
@@ -126,6 +131,11 @@ SPLITS = {
     "conflfg": Split(400, actors="test", background="sinusoid"),
     "leak": Split(400, actors="test", background="sinusoid", leak=True),
 }
+for percent in (0, 20, 40, 60, 80, 90, 100):
+    SPLITS[f"target{percent}"] = Split(640, scene=percent / 100, motions=NOVEL, target=True)
+TARGETS = [split for split, settings in SPLITS.items() if settings.target]
+# Where the lists of a target begin and end, of 8.
+TARGET_PARTS = {"train": (0, 4), "val": (4, 5), "test": (5, 8)}
 WRONG_WEB_LABELS = 0.15
 NIGHT = 0.6  # brightness of a clip at night
 # In this share of the clips the actor comes in late, and in as many it leaves early.
@@ -151,6 +161,8 @@ def split_truth(seed, split, share=1.0):
     # An action's scenes, the most frequent first, and its usual tags.
     scene_order = np.stack([world.permutation(SCENES) for _ in ACTIONS])
     usual_tags = world.integers(0, 2, (len(ACTIONS), len(TAGS)))
+    if SPLITS[split].target:
+        scene_order = np.stack([world.permutation(SCENES) for _ in NOVEL])
 
     split = SPLITS[split].actors or split
     settings = SPLITS[split]
@@ -184,9 +196,14 @@ def place(split):
     return list(SPLITS).index(split)
 
 
+def world_splits():
+    """The splits that are drawn with a world."""
+    return [split for split, settings in SPLITS.items() if not settings.target]
+
+
 def own_splits():
-    """The splits that do not show another's actors."""
-    return [split for split, settings in SPLITS.items() if not settings.actors]
+    """Those of them that do not show another's actors."""
+    return [split for split in world_splits() if not SPLITS[split].actors]
 
 
 def scene_shares(rule):
@@ -447,7 +464,10 @@ def draw_world(folder, seed, share=1.0):
     if folder.exists():
         return
     with workplace(folder) as part:
-        draw_clips(part, seed, share, title=f"drawing {folder}")
+        truth = draw_clips(part, seed, world_splits(), share, title=f"drawing {folder}")
+        (part / "classes.txt").write_text("\n".join(ACTIONS) + "\n")
+        if "web" in SPLITS:
+            write_web_lists(part, truth["web/label"], truth["web/action"])
         write_labels(part, part, seed)
         publish(part, folder)
 
@@ -473,9 +493,9 @@ def publish(made, target):
             raise
 
 
-def draw_clips(folder, seed, share, title):
-    """The clips of all splits, their lists, classes.txt and truth.npz."""
-    tables = {split: split_truth(seed, split, share) for split in SPLITS}
+def draw_clips(folder, seed, splits, share, title):
+    """The clips of splits, their lists, and truth.npz, which is returned."""
+    tables = {split: split_truth(seed, split, share) for split in splits}
     clips = sum(len(table["label"]) for table in tables.values())
     # Forked processes start at once, and know the SPLITS that a test may have changed.
     method = "fork" if hasattr(os, "fork") else "spawn"
@@ -499,9 +519,7 @@ def draw_clips(folder, seed, share, title):
             paths = clip_paths(split, len(masks))
             write_list(folder / f"{split}.txt", paths, table["label"])
     np.savez_compressed(folder / "truth.npz", **arrays)
-    (folder / "classes.txt").write_text("\n".join(ACTIONS) + "\n")
-    if "web" in SPLITS:
-        write_web_lists(folder, tables["web"])
+    return arrays
 
 
 def clip_path(split, i):
@@ -519,13 +537,30 @@ def write_list(file, paths, labels):
     file.write_text("".join(lines))
 
 
-def write_web_lists(folder, truth):
+def write_web_lists(folder, labels, actions):
     """web-clips.txt and web-images.txt, the web's videos and its images, with the labels that they
     were sought by; web-truth.txt, both with their true ones."""
-    paths = clip_paths("web", len(truth["label"]))
-    write_list(folder / "web-clips.txt", paths[::2], truth["label"][::2])
-    write_list(folder / "web-images.txt", paths[1::2], truth["label"][1::2])
-    write_list(folder / "web-truth.txt", paths, truth["action"])
+    paths = clip_paths("web", len(labels))
+    write_list(folder / "web-clips.txt", paths[::2], labels[::2])
+    write_list(folder / "web-images.txt", paths[1::2], labels[1::2])
+    write_list(folder / "web-truth.txt", paths, actions)
+
+
+def make_target(target):
+    """Draw a data set to transfer to, whose folder is named as its split."""
+    split = target.name
+    seed = seed_of(target.parent)
+    with workplace(target) as part:
+        truth = draw_clips(part, seed, [split], share=1.0, title=f"drawing {target}")
+        (part / "classes.txt").write_text("\n".join(NOVEL) + "\n")
+        lines = (part / f"{split}.txt").read_text().splitlines(keepends=True)
+        for name, (first, end) in TARGET_PARTS.items():
+            chosen = lines[first * len(lines) // 8 : end * len(lines) // 8]
+            (part / f"{name}.txt").write_text("".join(chosen))
+        write_scenes(part / "scenes", truth, seed, [split])
+        benchmark = {name: f"{name}.txt" for name in TARGET_PARTS} | {"scenes": ["scenes"]}
+        write_json(part / "benchmark.json", benchmark)
+        publish(part, target)
 
 
 def write_clip(folder, seed, split, truth, i):
@@ -573,19 +608,12 @@ def write_labels(out, world, seed):
     """Write the LABELS of a world's clips in the folder `out`, in the form of the offline steps."""
     with np.load(world / "truth.npz") as file:
         truth = dict(file)
-    paths = []
-    for split in own_splits():
-        paths += clip_paths(split, len(truth[f"{split}/label"]))
+    write_scenes(out / "scenes", truth, seed, own_splits())
 
-    looks = scene_colours(seed)
-    noise = LABEL_NOISE["scene"]
-    labels = noisy_labels(truth, "scene", looks, noise, seed, SCENE_LABEL_STREAM)
-    made = {"made": "the truth seen through noise", "noise": noise, "seed": seed}
-    write_labels_folder(out / "scenes", paths, numbered("scene", SCENES), labels, made)
-
+    paths = paths_of(truth, own_splits())
     looks = object_glyphs()
     noise = LABEL_NOISE["object"]
-    labels = noisy_labels(truth, "object", looks, noise, seed, OBJECT_LABEL_STREAM)
+    labels = noisy_labels(truth, own_splits(), "object", looks, noise, seed, OBJECT_LABEL_STREAM)
     made = {"made": "the truth seen through noise", "noise": noise, "seed": seed}
     write_labels_folder(out / "objects", paths, numbered("object", LOOKS), labels, made)
 
@@ -595,6 +623,24 @@ def write_labels(out, world, seed):
 
     write_humans(out / "humans.jsonl", truth, made)
     write_benchmark(out / "benchmark.json")
+
+
+def paths_of(truth, splits):
+    """The paths of all clips of splits."""
+    paths = []
+    for split in splits:
+        paths += clip_paths(split, len(truth[f"{split}/label"]))
+    return paths
+
+
+def write_scenes(folder, truth, seed, splits):
+    """The labels folder of the scenes of splits."""
+    looks = scene_colours(seed)
+    noise = LABEL_NOISE["scene"]
+    labels = noisy_labels(truth, splits, "scene", looks, noise, seed, SCENE_LABEL_STREAM)
+    made = {"made": "the truth seen through noise", "noise": noise, "seed": seed}
+    paths = paths_of(truth, splits)
+    write_labels_folder(folder, paths, numbered("scene", SCENES), labels, made)
 
 
 def scene_colours(seed):
@@ -615,16 +661,16 @@ def object_glyphs():
     return np.stack(glyphs)
 
 
-def noisy_labels(truth, kind, looks, noise, seed, stream):
+def noisy_labels(truth, splits, kind, looks, noise, seed, stream):
     """(n, M) probabilities of the kinds of scene or object, whose looks are (M, D), in all clips of
-    own_splits.
+    splits.
 
     They are what an ideal classifier would say that sees the looks through noise: it confuses those
     that are alike, and its probabilities are right on average. Nothing else of the clip is in them.
     """
     looks = (looks - looks.mean(0)) / looks.std(0).clip(1e-6)
     labels = []
-    for split in own_splits():
+    for split in splits:
         rng = np.random.default_rng([seed, stream, place(split)])
         seen = looks[truth[f"{split}/{kind}"]]
         seen = seen + noise * rng.standard_normal(seen.shape)
@@ -643,14 +689,18 @@ def write_labels_folder(folder, paths, categories, labels, made):
     (folder / "paths.txt").write_text("".join(f"{path}\n" for path in paths))
     (folder / "categories.txt").write_text("".join(f"{name}\n" for name in categories))
     np.save(folder / "labels.npy", labels.astype(np.float16))
-    (folder / "made.json").write_text(json.dumps(made, indent=1))
+    write_json(folder / "made.json", made)
+
+
+def write_json(file, content):
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def write_humans(file, truth, made):
     """The true boxes of all clips, of every frame."""
     with file.open("w") as out:
         out.write(json.dumps({"made": made}) + "\n")
-        for split in SPLITS:
+        for split in world_splits():
             masks = np.unpackbits(truth[f"{split}/masks"], 1).reshape(-1, LENGTH, SIDE, SIDE)
             for path, mask in zip(clip_paths(split, len(masks)), masks, strict=True):
                 out.write(json.dumps(human_of(path, mask)) + "\n")
@@ -700,7 +750,7 @@ def write_benchmark(file):
         "scenes": ["scenes"],
         "humans": ["humans.jsonl"],
     }
-    file.write_text(json.dumps(benchmark, indent=1) + "\n")
+    write_json(file, benchmark)
 
 
 def add_labels(world, seed):
@@ -779,28 +829,34 @@ def select_web(target, weights, **settings):
         publish(part / "lists", target)
 
 
-TRAINED = {
+# What is not drawn with a world, but made when it is asked for.
+LATER = {
     "weights-tiny.pt": make_tiny_weights,
     "weights-tsn_tiny.pt": make_tsn_weights,
     "web-clips": make_web_clips,
     "web-images": make_web_images,
 }
+LATER |= dict.fromkeys(TARGETS, make_target)
 
 
 # ---- Command line --------------------------------------------------------------------------------
 def make(path, world):
     """Make what is missing of a world, where `path` is its folder, or of the file `path` in it and
     what that needs."""
-    seed = int(world.name.removeprefix("toy"))
+    seed = seed_of(world)
     draw_world(world, seed)
     if not all((world / name).exists() for name in LABELS):
         add_labels(world, seed)
-    for name, make_target in TRAINED.items():
-        target = world / name
-        wanted = path in (world, target) or target in path.parents
-        if wanted and not target.exists():
-            print(f"making {target}", file=sys.stderr)
-            make_target(target)
+    for name, make_file in LATER.items():
+        file = world / name
+        wanted = path in (world, file) or file in path.parents
+        if wanted and not file.exists():
+            print(f"making {file}", file=sys.stderr)
+            make_file(file)
+
+
+def seed_of(world):
+    return int(world.name.removeprefix("toy"))
 
 
 def world_of(path):
