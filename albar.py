@@ -324,7 +324,7 @@ def swin_key(key):
     return re.sub(r"^cls_head\.fc_cls\.", "head.", key)
 
 
-def first_weights(net, args):
+def first_weights(net, args, classes=()):
     """Load what --weights names. -> what was done, in words"""
     rename = None
     if args.model.startswith("swin3d"):
@@ -336,6 +336,7 @@ def first_weights(net, args):
         rename=rename,
         drop=("data_preprocessor.",),
         normalisation=(args.mean, args.std),
+        classes=classes,
     )
 
 
@@ -541,7 +542,7 @@ def train(args):
     net = build_model(args, len(data.train.videos.classes))
     try_clip(net, args)
     run = Run("albar", args, data.train, data.val)
-    note = run.note or first_weights(net, args)
+    note = run.note or first_weights(net, args, data.train.videos.classes)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model

@@ -889,14 +889,19 @@ def read_hmdb51(folder, part, split):
 
 
 def check_classes(path, names, classes):
-    """UserError where the names beside a list are not the training run's classes. A run that knew
-    no names called its classes 0, 1, ..."""
-    if not names or not classes or classes[0].isdigit():
-        return
+    """UserError where the names beside a list are not the training run's classes."""
+    if are_others(names, classes):
+        raise UserError(f"{path}: its classes are not the training run's, or in another order")
+
+
+def are_others(names, classes):
+    """Whether these are other classes, or in another order. A run that knew no names called its
+    classes 0, 1, ..."""
+    if not names or not classes or names[0].isdigit() or classes[0].isdigit():
+        return False
     ours = [name.replace("_", " ").lower() for name in names]
     theirs = [name.replace("_", " ").lower() for name in classes]
-    if ours != theirs:
-        raise UserError(f"{path}: its classes are not the training run's, or in another order")
+    return ours != theirs
 
 
 def check_labels(rows, names):
@@ -1899,6 +1904,7 @@ class Weights:
     state: dict  # names and tensors
     arch: str  # what the file calls the network, "" for nothing
     normalisation: tuple  # (mean, std) that it expects, () where that is not known
+    classes: tuple = ()  # their names, () where they are not known
 
 
 # Under which of their keys files keep the names and tensors.
@@ -1957,11 +1963,16 @@ def read_weights_file(file):
         )
     arch = saved.get("arch")
     normalisation = ()
+    classes = ()
     args = saved.get("args")
     # One of these scripts' checkpoints.
     if isinstance(args, dict) and is_triple(args.get("mean")) and is_triple(args.get("std")):
         normalisation = (args["mean"], args["std"])
-    return Weights(saved[filled[0]], arch if isinstance(arch, str) else "", normalisation)
+        names = saved.get("classes")
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            classes = tuple(names)
+    arch = arch if isinstance(arch, str) else ""
+    return Weights(saved[filled[0]], arch, normalisation, classes)
 
 
 def is_triple(value):
@@ -1978,21 +1989,34 @@ def is_state_dict(value):
     )
 
 
-def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisation=None):
+def load_weights(
+    model,
+    weights,
+    arch,
+    rename=None,
+    drop=(),
+    fit=None,
+    normalisation=None,
+    classes=(),
+    optional=(),
+):
     """Load weights (see read_weights; or none) into the backbone and head of a Network. -> what was
     done, in words; also where this run's normalisation, (mean, std), is not the one they expect
 
     in_our_names says what rename and drop are; fit(tensor, our shape) gives the tensor of that
-    shape. The head stays new where its shape differs, or where there is none. Any other missing,
+    shape; a part that is `optional`, such as "saar.", is loaded where both have it. The head stays
+    new where its shape or this run's classes differ, or where there is none. Any other missing,
     unexpected or misshapen key is a UserError that lists them."""
     if weights in ("", "none"):
         return "random weights"
     loaded = read_weights(weights, arch)
     ours = {}
+    in_both = tuple(part for part in optional if has_part(model.state_dict(), part))
+    in_both = tuple(part for part in in_both if has_part(loaded.state, part))
     for key, value in model.state_dict().items():
-        if key.startswith(OF_NETWORK):
+        if key.startswith(OF_NETWORK + in_both):
             ours[key] = value
-    theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop)
+    theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop, in_both)
     if fit:
         fitted = []
         for key in sorted(theirs.keys() & ours.keys()):
@@ -2007,6 +2031,11 @@ def load_weights(model, weights, arch, rename=None, drop=(), fit=None, normalisa
         mean, std = (" ".join(f"{x:g}" for x in values) for values in expected)
         notes.append(f"it expects --mean {mean} --std {std}, and this run has others")
 
+    if are_others(classes, loaded.classes):
+        notes.append(f"new head, for theirs names {shortened(loaded.classes, 3)}")
+        for key in ("head.weight", "head.bias"):
+            ours.pop(key)
+            theirs.pop(key, None)
     wrong = differing_keys(ours, theirs)
     of_head = {"head.weight", "head.bias"}
     if wrong and set(wrong) <= of_head and of_head & theirs.keys() in (set(), of_head):
@@ -2028,17 +2057,25 @@ OF_NETWORK = ("backbone.", "head.")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
-def in_our_names(state, head_name, file, rename, drop):
+def has_part(state, part):
+    return any(key.startswith(part) for key in state)
+
+
+def in_our_names(state, head_name, file, rename, drop, kept=()):
     """Names and tensors of a file -> the same in a Network's names, and notes of what was done
 
     Known prefixes are stripped, then rename(key) gives torchvision's key. Left out are keys that
-    begin with one of `drop`, and of these scripts' checkpoints all but backbone and head."""
+    begin with one of `drop`, and of these scripts' checkpoints all but backbone, head and
+    `kept`."""
     # Other people's files have a backbone too, but then not this head.
     is_checkpoint = "head.weight" in state and any(key.startswith("backbone.") for key in state)
     renamed = {}
     left_out = []
     stripped = set()
     for key, value in state.items():
+        if is_checkpoint and key.startswith(kept):
+            renamed[key] = value
+            continue
         name = key
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]

@@ -510,7 +510,7 @@ def inflate(weight, shape):
     return weight
 
 
-def first_weights(net, args):
+def first_weights(net, args, classes=()):
     """Load what --weights names. -> what was done, in words"""
     return load_weights(
         net,
@@ -520,6 +520,8 @@ def first_weights(net, args):
         drop=("data_preprocessor.",),
         fit=inflate,
         normalisation=(args.mean, args.std),
+        classes=classes,
+        optional=("saar.",),
     )
 
 
@@ -885,7 +887,7 @@ def train(args):
     try_clip(net, args)
     labels = data.aspects.values()
     run = Run("omnidebias", args, data.train, data.val, heads=data.sizes(), labels=labels)
-    note = run.note or first_weights(net, args)
+    note = run.note or first_weights(net, args, data.train.videos.classes)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
     model = torch.compile(model) if args.compile else model

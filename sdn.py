@@ -494,7 +494,10 @@ def first_weights(net, args, classes):
     if not args.init and args.model in HARA_MODELS and args.weights != "none":
         return hara_weights(net, args, args.weights)
     if not args.init:
-        return load_weights(net, args.weights, args.model, normalisation=(args.mean, args.std))
+        normalisation = (args.mean, args.std)
+        return load_weights(
+            net, args.weights, args.model, normalisation=normalisation, classes=classes
+        )
     # --init stands for the weights that the toy preset names.
     if args.weights not in ("none", TOY["weights"]):
         raise UserError(f"--init {args.init}: replaces --weights: give one of the two")

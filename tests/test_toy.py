@@ -133,9 +133,7 @@ def test_tables_follow_the_seed_and_borrowed_splits_those_of_test():
 def truth(world):
     """{split: {name: array}} of the drawn benchmark's truth.npz."""
     with np.load(world / "truth.npz", allow_pickle=False) as file:
-        return {
-            s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in WORLD
-        }
+        return {s: {k.split("/")[1]: file[k] for k in file if k.startswith(f"{s}/")} for s in WORLD}
 
 
 def clip(world, split, i):

@@ -233,6 +233,39 @@ def test_no_epoch_leaves_the_loaded_weights_as_they_are(script, flags, tmp_path)
             assert torch.equal(value, before["model"][name])
 
 
+def test_a_run_on_other_classes_starts_with_a_new_head(script, flags, tmp_path, capsys):
+    """Even where they are as many."""
+    flags |= script.BASELINE | dict(out=flags["out"])
+    given = train(script, flags, epochs=0, out=str(tmp_path / "given"))["checkpoint"]
+    other = with_lists(flags, tmp_path / "other")
+    for names, is_new in ((toy.ACTIONS, False), (toy.NOVEL, True)):
+        (tmp_path / "other/classes.txt").write_text("\n".join(names) + "\n")
+        result = train(script, other, epochs=0, seed=1, weights=given, overwrite=True)
+        before = load(given)["model"]
+        after = load(result["checkpoint"])["model"]
+        assert torch.equal(before["head.weight"], after["head.weight"]) != is_new
+        name = "backbone.layers.0.weight"
+        assert torch.equal(before[name], after[name])
+        printed = "".join(capsys.readouterr())
+        assert ("new head, for theirs names right, left, down" in printed) == is_new
+
+
+@pytest.mark.parametrize("script", ["smad", "omnidebias"], indirect=True)
+def test_saar_goes_on_from_a_run_that_has_one(script, flags, tmp_path):
+    name = {"smad": "saar", "omnidebias": "smad"}[script.__name__]
+    kept = train(script, flags, epochs=0, out=str(tmp_path / "kept"), **{name: True})["checkpoint"]
+    lacking = train(script, flags, epochs=0, out=str(tmp_path / "lacking"), **{name: False})
+    again = train(script, flags, epochs=0, seed=1, weights=kept, **{name: True})["checkpoint"]
+    before = load(kept)["model"]
+    after = load(again)["model"]
+    parts = [key for key in before if key.startswith("saar.")]
+    assert parts and all(torch.equal(before[key], after[key]) for key in parts)
+    # One that has none leaves it new.
+    flags |= dict(overwrite=True, epochs=0, seed=2, weights=lacking["checkpoint"])
+    new = load(train(script, flags, **{name: True})["checkpoint"])["model"]
+    assert not all(torch.equal(before[key], new[key]) for key in parts)
+
+
 OWN_NETWORKS = """
 import torch
 from torch import nn
