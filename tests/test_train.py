@@ -252,17 +252,17 @@ def test_a_run_on_other_classes_starts_with_a_new_head(script, flags, tmp_path, 
 
 @pytest.mark.parametrize("script", ["smad", "omnidebias"], indirect=True)
 def test_saar_goes_on_from_a_run_that_has_one(script, flags, tmp_path):
-    name = {"smad": "saar", "omnidebias": "smad"}[script.__name__]
-    kept = train(script, flags, epochs=0, out=str(tmp_path / "kept"), **{name: True})["checkpoint"]
-    lacking = train(script, flags, epochs=0, out=str(tmp_path / "lacking"), **{name: False})
-    again = train(script, flags, epochs=0, seed=1, weights=kept, **{name: True})["checkpoint"]
+    flags |= dict(epochs=0, overwrite=True)
+    without = {"smad": dict(saar=False), "omnidebias": dict(smad=False, aspect=())}
+    kept = train(script, flags, out=str(tmp_path / "kept"))["checkpoint"]
+    lacking = train(script, flags | without[script.__name__], out=str(tmp_path / "lacking"))
+    again = train(script, flags, seed=1, weights=kept)["checkpoint"]
     before = load(kept)["model"]
     after = load(again)["model"]
     parts = [key for key in before if key.startswith("saar.")]
     assert parts and all(torch.equal(before[key], after[key]) for key in parts)
     # One that has none leaves it new.
-    flags |= dict(overwrite=True, epochs=0, seed=2, weights=lacking["checkpoint"])
-    new = load(train(script, flags, **{name: True})["checkpoint"])["model"]
+    new = load(train(script, flags, seed=2, weights=lacking["checkpoint"])["checkpoint"])["model"]
     assert not all(torch.equal(before[key], new[key]) for key in parts)
 
 
