@@ -18,7 +18,6 @@ import evaluate
 import results
 from results import ROWS, TABLES, Row, Table
 
-METRICS = {metric.key for group in evaluate.GROUPS.values() for metric in group}
 BACKGROUNDS = {
     f"{kind}_{name}"
     for kind in ("scuba", "scufo", "contrasted")
@@ -38,7 +37,8 @@ def test_the_flags_of_a_row_are_those_of_its_script(name, monkeypatch):
     assert args.train.startswith("data/") and args.model.endswith("tiny")
     for dependency in re.findall(r"{(\w+)}", row.train):
         assert dependency in ROWS
-    Args = {"": evaluate.Args, "cam": evaluate.CamArgs}[row.step]
+    steps = {"": evaluate.Args, "cam": evaluate.CamArgs, "frozen": evaluate.FeaturesArgs}
+    Args = steps[row.step]
     parser = common.make_parser(Args, {}, "x", "x")
     given = vars(parser.parse_intermixed_args(["run", *shlex.split(row.measure)]))
     common.make_args(Args, {}, given)
@@ -50,11 +50,11 @@ def test_the_flags_of_a_row_are_those_of_its_script(name, monkeypatch):
 
 
 def test_tables_and_claims_name_what_is_measured():
-    known = METRICS | BACKGROUNDS | {"unrest", "inside", "area"}
+    known = set(results.metrics_by_key()) | BACKGROUNDS | {"unrest", "inside", "area"}
     numbers = []
     for name, table in TABLES.items():
         assert set(table.all_rows()) <= set(ROWS), name
-        assert set(table.metrics.split()) <= METRICS, name
+        assert set(table.metrics.split()) <= set(results.metrics_by_key()), name
         assert any(table.paper_figures().values()) == bool(table.paper), name
         for claim in table.read_claims():
             assert claim.text and claim.tests
