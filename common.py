@@ -2018,14 +2018,7 @@ def load_weights(
             ours[key] = value
     theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop, in_both)
     if fit:
-        fitted = []
-        for key in sorted(theirs.keys() & ours.keys()):
-            tensor = fit(theirs[key], ours[key].shape)
-            if tensor.shape != theirs[key].shape:
-                fitted.append(key)
-            theirs[key] = tensor
-        if fitted:
-            notes.append(f"inflated {len(fitted)} tensors to 3D, first {fitted[0]}")
+        notes += fit_shapes(theirs, ours, fit)
     expected = loaded.normalisation
     if expected and normalisation and not np.allclose(expected, normalisation, 0.02):
         mean, std = (" ".join(f"{x:g}" for x in values) for values in expected)
@@ -2050,6 +2043,19 @@ def load_weights(
         )
     model.load_state_dict(theirs, strict=False)  # what is missing is checked above
     return ", ".join([f"{len(theirs)} tensors from {weights}", *notes])
+
+
+def fit_shapes(theirs, ours, fit):
+    """fit (see load_weights) the tensors of one state dict to the shapes of another. -> notes"""
+    fitted = []
+    for key in sorted(theirs.keys() & ours.keys()):
+        tensor = fit(theirs[key], ours[key].shape)
+        if tensor.shape != theirs[key].shape:
+            fitted.append(key)
+        theirs[key] = tensor
+    if fitted:
+        return [f"inflated {len(fitted)} tensors to 3D, first {fitted[0]}"]
+    return []
 
 
 # How the keys of a Network begin that are no adversary's, and what wrappers put before keys.
