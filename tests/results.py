@@ -352,10 +352,12 @@ SCRATCH = "albar.py --baseline --toy --weights none --epochs 24"
 FINE = "--root data/fine/toy0 --val data/fine/toy0/val.txt"
 ROWS |= {
     "from_fine": Row("fine-grained", f"{SCRATCH} --train data/fine/toy0/train.txt {FINE}"),
-    "from_fine_400": Row("fine-grained, a quarter", f"{SCRATCH} --train data/fine-400.txt {FINE}"),
+    "from_fine_400": Row(
+        "fine-grained, a quarter", f"{SCRATCH} --train data/fine-400/train.txt {FINE}"
+    ),
     "from_biased": Row("biased", SCRATCH),
     "from_biased_400": Row(
-        "biased, a quarter", f"{SCRATCH} --train data/biased-400.txt --root data/toy0"
+        "biased, a quarter", f"{SCRATCH} --train data/biased-400/train.txt --root data/toy0"
     ),
 }
 fine_tuned("from_fine from_fine_400 from_biased from_biased_400", (0, 90))
@@ -416,8 +418,10 @@ MAKE["data/real"] = "python tests/real.py ${REAL:?the folder of jhmdb and ucf9: 
 for percent in (0, 20, 40, 60, 80, 90, 100):
     MAKE[f"data/toy0/target{percent}"] = f"python tests/toy.py data/toy0/target{percent}"
 for key, world in (("fine", "data/fine/toy0"), ("biased", "data/toy0")):
-    MAKE[f"data/{key}-400.txt"] = (
-        f"cp {world}/classes.txt data && head -400 {world}/train.txt > data/{key}-400.txt"
+    quarter = f"data/{key}-400"
+    MAKE[quarter] = (
+        f"mkdir {quarter} && cp {world}/classes.txt {quarter} && "
+        f"head -400 {world}/train.txt > {quarter}/train.txt"
     )
 for key, flags in BIASES.items():
     MAKE[f"data/{key}/toy0"] = f"python tests/toy.py data/{key}/toy0/truth.npz {flags}"
