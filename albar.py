@@ -18,6 +18,7 @@ Commands
   python albar.py --train train.txt --val val.txt --root videos    your videos, Swin-T
   torchrun --nproc-per-node 8 albar.py --train train.txt --root videos --batch-size 64
   python evaluate.py runs/albar-baseline runs/albar                the table of biases
+  python albar.py scuba test.txt --root videos --masks masks       SCUBA of your own data set
 
 DEVIATION from the paper
   D1  --gp-norm official: root over C, T, H, mean over batch and W, as in the official code, whose
@@ -46,21 +47,32 @@ SILENT in the paper
       batch is left out.
   S6  Videos shorter than a clip loop (official code: half the stride, then the last frame again).
       The official probability of 0.75 is StillMix's alone; here it is every augmentation's.
+  S7  SCUBA (`scuba`): the stripes as Li et al. 2023 draw them, but their sine runs through the
+      picture's middle before it is turned; Confl-FG, of which no code was released: see its --help.
 """
 
+import json
 import math
+import os
 import re
-from dataclasses import dataclass
+import zipfile
+from collections import Counter
+from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha1
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
+from tqdm import tqdm
 
 from common import (
+    Boxes,
     Interrupt,
     Network,
     Order,
@@ -73,21 +85,33 @@ from common import (
     broadcast,
     centre_clip,
     cli,
+    each_once,
+    existing,
+    fill_boxes,
+    frame_rate,
     load_weights,
     make_loader,
     no_sync,
     normalise,
+    num_frames,
     own_network,
     random_clip,
+    read_clip,
+    read_list,
     read_lists,
     running_statistics,
     seed_step,
+    shortened,
     start,
+    subset,
     test_transform,
     total,
     train_transform,
     try_clip,
     union,
+    whole,
+    write_picture,
+    write_video,
 )
 
 
@@ -597,5 +621,381 @@ def train(args):
     # [end]
 
 
+# ---- SCUBA, Confl-FG: Sec. 4.1 and 4.4 -----------------------------------------------------------
+@dataclass
+class ScubaArgs:
+    lists: tuple = arg((), "test list", positional=True)
+    root: str = arg("", "folder of the videos; none: the list's own")
+    split: int = arg(1, "official split of HMDB51's folder of lists", choices=(1, 2, 3))
+    masks: str = arg("", "folder of the actors' masks, or a file of boxes of `sdn.py humans`")
+    backgrounds: tuple = arg(
+        (), "a set of videos each: folders of pictures, or sinusoid; none: sinusoid"
+    )
+    per_video: int = arg(1, "videos of each set made of a video; Li et al.: UCF101 5", low=1)
+    conflfg: bool = arg(False, "the set conflfg too, of Sec. 4.4")
+    out: str = arg("scuba", "folder of the sets and their lists")
+    crf: int = arg(10, "loss of the H.264 videos; 0: none", low=0)
+    seed: int = arg(0, "seed of the backgrounds", low=0)
+    max_bad: float = arg(
+        0.01, "share of videos without masks or unreadable beyond which to stop", low=0, high=1
+    )
+    workers: int = arg(os.cpu_count(), "processes; all cores", low=0)
+
+
+def scuba(args):
+    """Put the actors of a test list over new backgrounds: SCUBA (Sec. 4.1; Li et al. 2023), and
+    Confl-FG (Sec. 4.4), as evaluate.py takes them. SCUFO is made of them there.
+
+    python albar.py scuba test.txt --root videos --masks masks --out scuba \\
+        --backgrounds places365 vqgan sinusoid --conflfg
+
+    OUT has for each set SET.txt and its videos SET/PATH.mp4; benchmark.json, which names the lists;
+    videos.jsonl, a line a video: its frames, those without an actor, and the share of the box
+    around its actor that is not the actor; first.png, a row for each of the first videos. After a
+    kill the same command goes on.
+
+    Masks: of the video PATH, MASKS/PATH.npz instead of its ending, key mask, (T, H, W) of 0 and 1
+    or up to 255, or a folder MASKS/PATH of pictures, one a frame; leading folders of PATH may be
+    missing there. Values between are soft edges. MATLAB's: np.savez(FILE, mask=
+    scipy.io.loadmat(FILE)["part_mask"].transpose(2, 0, 1)). Masks of another size are resized, and
+    where they are a frame more or fewer than the video, both end with the shorter; more than that
+    is refused. A frame whose mask is empty shows the background alone. Boxes leave scene around the
+    actor, which lifts SCUBA (Table 8 against Table 2).
+
+    A background is one still picture, resized to the video's frames, drawn at random by PATH and
+    the seed. Confl-FG (no code was released): the sinusoid background with the actor of another
+    class on it, of the middle one of its video's frames that show it, held still at its own place
+    behind the moving one.
+
+    H.264 in 4:4:4, so that colours end where the mask does: ffmpeg's players show it, browsers do
+    not. At crf 10 a set of J-HMDB takes twice the space of its videos.
+    """
+    if len(args.lists) != 1 or not args.masks:
+        raise UserError("name a list and masks: scuba test.txt --root videos --masks FOLDER")
+    videos = read_list(args.lists[0], args.root, "test", args.split)
+    videos = existing(each_once(videos, args.lists[0]), args.max_bad)
+    outside = [path for path in videos.paths if path.startswith("/") or ".." in Path(path).parts]
+    if outside:
+        raise UserError(f"{outside[0]}: give paths below --root, which SETs repeat")
+    masks = find_masks(args.masks, videos, args.max_bad)
+    videos = subset(videos, [i for i, path in enumerate(videos.paths) if path in masks])
+    pictures = find_pictures(args.backgrounds or ("sinusoid",))
+    sets = list(pictures) + ["conflfg"] * args.conflfg
+    out = Path(args.out)
+    done = begin(out, args, videos)
+
+    left = [i for i, path in enumerate(videos.paths) if path not in done]
+    maker = Subset(SetMaker(videos, masks, pictures, args), left)
+    loader = make_loader(maker, args, torch.device("cpu"), batch_size=None)
+    bad = []
+    for row in tqdm(loader, desc=args.out, unit="video", disable=None):
+        if "bad" in row:
+            bad.append(row["bad"])
+            if len(bad) > args.max_bad * len(videos):
+                raise UserError(
+                    f"{len(bad)} of {len(videos)} videos cannot be used (--max-bad {args.max_bad}):"
+                    f" {bad[-1]}"
+                )
+            continue
+        done[row["path"]] = row
+        with (out / "videos.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    write_sets(sets, videos, done, args)
+    draw_first(sets, videos, done, args)
+    report(done, bad, args)
+
+
+def find_masks(place, videos, max_bad):
+    """{path of a video: its folder or file of masks, or the Boxes of all} of those that have one"""
+    if Path(place).is_file():
+        boxes = Boxes([place])
+        return {path: boxes for path in videos.paths if path in boxes}
+    masks = {}
+    for path in videos.paths:
+        parts = Path(path).with_suffix("").parts
+        # The whole path first, then without its first folder, ...
+        for first in range(len(parts)):
+            folder = Path(place, *parts[first:])
+            file = folder.with_name(f"{folder.name}.npz")
+            found = [file] * file.is_file() + [folder] * folder.is_dir()
+            if found:
+                masks[path] = found[0]
+                break
+    lacking = [path for path in videos.paths if path not in masks]
+    if not masks or len(lacking) > max_bad * len(videos):
+        raise UserError(
+            f"--masks {place}: none of {len(lacking)} of {len(videos)} videos, first {lacking[0]}; "
+            "or allow more with --max-bad"
+        )
+    shared = [file for file, count in Counter(masks.values()).items() if count > 1]
+    if shared:
+        raise UserError(
+            f"{shared[0]}: the masks of several videos: put them in the videos' folders"
+        )
+    return masks
+
+
+def find_pictures(backgrounds):
+    """{name of a set: its pictures, none for sinusoid}"""
+    pictures = {}
+    for place in backgrounds:
+        name = Path(place).name
+        if name in pictures or name == "conflfg":
+            raise UserError(f"--backgrounds {place}: a second set {name}")
+        pictures[name] = []
+        if place != "sinusoid":
+            files = sorted(Path(place).rglob("*"))
+            pictures[name] = [f for f in files if f.suffix.lower() in (".jpg", ".jpeg", ".png")]
+            if not pictures[name]:
+                raise UserError(f"--backgrounds {place}: no .jpg or .png in it; or `sinusoid`")
+    return pictures
+
+
+def begin(out, args, videos):
+    """Begin the folder of the sets, or go on with it. -> {path: its line of videos.jsonl}"""
+    settings = asdict(args) | dict(videos=sha1("\n".join(videos.paths).encode()).hexdigest())
+    for name in ("workers", "max_bad", "out"):
+        settings.pop(name)
+    text = json.dumps(settings, indent=1)
+    if not out.exists():
+        with whole(out) as part:
+            part.mkdir(parents=True)
+            (part / "made.json").write_text(text)
+            (part / "videos.jsonl").touch()
+    if not (out / "made.json").is_file() or (out / "made.json").read_text() != text:
+        raise UserError(f"{out}: is there already, of other settings or lists: name another --out")
+    rows = {}
+    for line in (out / "videos.jsonl").read_text().splitlines(keepends=True):
+        if line.endswith("\n"):  # a kill may have cut the last
+            row = json.loads(line)
+            rows[row["path"]] = row
+    lines = [json.dumps(row) + "\n" for row in rows.values()]
+    (out / "videos.jsonl").write_text("".join(lines))
+    return rows
+
+
+class SetMaker(torch.utils.data.Dataset):
+    """Item i: makes all sets' videos of video i. -> its line of videos.jsonl, or {"bad": why there
+    is none}"""
+
+    def __init__(self, videos, masks, pictures, args):
+        self.videos = videos
+        self.masks = masks
+        self.pictures = pictures
+        self.args = args
+
+    def __len__(self):
+        return len(self.videos)
+
+    def __getitem__(self, i):
+        path = self.videos.paths[i]
+        try:
+            frames, mask, notes = read_actor(self.videos, i, self.masks)
+            rate = frame_rate(self.videos.full(i))
+            for number in range(self.args.per_video):
+                for name, pictures in self.pictures.items():
+                    rng = background_rng(self.args.seed, name, path, number)
+                    background = draw_background(pictures, rng, frames.shape[1:3])
+                    file = made_file(name, path, number, self.args)
+                    self.write(file, paste(frames, mask, background), rate)
+                if self.args.conflfg:
+                    rng = background_rng(self.args.seed, "sinusoid", path, number)
+                    background = draw_background([], rng, frames.shape[1:3])
+                    background = self.add_still_actor(background, i, rng)
+                    file = made_file("conflfg", path, number, self.args)
+                    self.write(file, paste(frames, mask, background), rate)
+        except UserError as error:
+            return {"bad": f"{path}: {error}"}
+        return {"path": path} | notes
+
+    def write(self, file, frames, rate):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_video(file, frames.numpy(), rate, "yuv444p", self.args.crf)
+
+    def add_still_actor(self, background, i, rng):
+        """Confl-FG: the actor of a random video of another class on a background (H, W, 3)."""
+        labels = np.array(self.videos.labels)
+        others = np.flatnonzero(labels != labels[i])
+        if not len(others):
+            raise UserError("--conflfg: the list has no video of another class")
+        frames, mask, _ = read_actor(self.videos, int(rng.choice(others)), self.masks)
+        shown = (mask > 0.5).any(2).any(1).nonzero().flatten()
+        t = shown[len(shown) // 2]
+        actor = resize(frames[t].float(), background.shape[:2])
+        alpha = resize(mask[t][..., None], background.shape[:2])
+        return torch.lerp(background, actor, alpha)
+
+
+def read_actor(videos, i, masks):
+    """-> frames (T, H, W, 3) uint8 of video i, its masks (T, H, W) from 0 to 1, {"frames", "empty":
+    those that do not show the actor, "around": the share of the box around it that is not it}"""
+    file = videos.full(i)
+    frames = read_clip(file, range(num_frames(file)))
+    place = masks[videos.paths[i]]
+    if isinstance(place, Boxes):
+        mask = torch.zeros(frames.shape[:3], dtype=torch.uint8)
+        for image, boxes in zip(mask, place(videos.paths[i], np.arange(len(frames))), strict=True):
+            fill_boxes(image[..., None], boxes, torch.ones(1, dtype=torch.uint8))
+        mask = mask.float()
+    else:
+        mask = read_masks(place)
+    if abs(len(mask) - len(frames)) > 1:
+        raise UserError(f"{len(mask)} masks for {len(frames)} frames")
+    if abs(mask.shape[1] / mask.shape[2] * frames.shape[2] / frames.shape[1] - 1) > 0.03:
+        raise UserError(
+            f"masks of {tuple(mask.shape[1:])} for frames of {tuple(frames.shape[1:3])}"
+        )
+    frames = frames[: len(mask)]
+    mask = mask[: len(frames)]
+    mask = F.interpolate(mask[None], frames.shape[1:3], mode="bilinear", align_corners=False)[0]
+    box = torch.zeros_like(mask)
+    for image, actor in zip(box, mask > 0.5, strict=True):
+        rows = actor.any(1).nonzero()
+        columns = actor.any(0).nonzero()
+        if len(rows):
+            image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+    shown = (mask > 0.5).sum((1, 2))
+    notes = dict(frames=len(frames), empty=int((shown == 0).sum()))
+    notes["around"] = round(1 - float(shown.sum() / box.sum().clamp(1)), 4)
+    if notes["empty"] == len(frames):
+        raise UserError("all of its masks are empty")
+    return frames, mask, notes
+
+
+def read_masks(place):
+    """-> (T, H, W) from 0 to 1, of a .npz or a folder of pictures"""
+    if place.is_dir():
+        values = read_clip(place, range(num_frames(place))).amax(3)
+    else:
+        try:
+            values = torch.from_numpy(np.load(place)["mask"])
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{place}: no masks, an array under the key mask: {error}") from None
+        if values.ndim != 3 or values.numel() == 0:
+            raise UserError(f"{place}: masks of shape {tuple(values.shape)}, not (T, H, W)")
+    values = values.float()
+    # Of 0 and 1, or up to 255.
+    if values.max() > 1:
+        values = values / 255
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise UserError(f"{place}: masks that are neither from 0 to 1 nor from 0 to 255")
+    return values
+
+
+def background_rng(seed, name, path, number):
+    """The random numbers of a background: the same whatever else is made."""
+    digest = sha1(f"{name} {path} {number}".encode()).digest()
+    return np.random.default_rng([seed, *digest])
+
+
+def draw_background(pictures, rng, size):
+    """(H, W, 3) from 0 to 255: one of the pictures, or without any sinusoid stripes"""
+    if pictures:
+        picture = read_clip(pictures[rng.integers(len(pictures))], [0])[0].float()
+    else:
+        picture = torch.from_numpy(draw_stripes(rng)).float()
+    return resize(picture, size)
+
+
+def resize(image, size):
+    """(h, w, C) -> (H, W, C) of size (H, W)"""
+    image = image.permute(2, 0, 1)[None]
+    image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    return image[0].permute(1, 2, 0)
+
+
+def draw_stripes(rng, side=256):
+    """(side, side, 3) stripes of Li et al. 2023: half as wide as 5 to 20 pixels, a gap of 3 to 5
+    times that, along a sine of period 4 to 1004 and height 10 to 110, rotated by any angle, in a
+    colour and its complement."""
+    colour = rng.uniform(0, 1, 3)
+    half_width = rng.uniform(5, 20)
+    gap = half_width * rng.uniform(3, 5)
+    frequency = 2 * np.pi / rng.uniform(4, 1004)
+    shift = rng.uniform(-100, 100)
+    height = rng.uniform(10, 110)
+    angle = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    x = columns * np.cos(angle) - rows * np.sin(angle)
+    y = columns * np.sin(angle) + rows * np.cos(angle)
+    distance = (y - height * np.sin(frequency * (x + shift))) % gap
+    in_stripe = np.minimum(distance, gap - distance) < half_width
+    return 255 * np.where(in_stripe[..., None], 1 - colour, colour)
+
+
+def paste(frames, mask, background):
+    """SCUBA: m * frame + (1 - m) * background. (T, H, W, 3) uint8, (T, H, W), (H, W, 3) -> uint8"""
+    pasted = torch.lerp(background.expand_as(frames), frames.float(), mask[..., None])
+    return pasted.clamp(0, 255).to(torch.uint8)
+
+
+def made_file(name, path, number, args):
+    """The file of a set's video: of several of one video, number 2 ends in -2."""
+    ending = f"-{number}.mp4" if args.per_video > 1 else ".mp4"
+    return Path(args.out, name, Path(path).with_suffix("").as_posix() + ending)
+
+
+def write_sets(sets, videos, done, args):
+    """The list of each set, and beside the test list benchmark.json, where there is none."""
+    out = Path(args.out)
+    labels = dict(zip(videos.paths, videos.labels, strict=True))
+    for name in sets:
+        lines = []
+        for path in videos.paths:
+            for number in range(args.per_video):
+                file = made_file(name, path, number, args).relative_to(out)
+                if path in done:
+                    lines.append(f"{file.as_posix()} {labels[path]}\n")
+        (out / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    names = "".join(f"{name}\n" for name in videos.classes)
+    (out / "classes.txt").write_text(names, encoding="utf-8")
+
+    file = Path(args.lists[0]).parent / "benchmark.json"
+    benchmark = {"test": Path(args.lists[0]).name, "scuba": {}}
+    for name in sets:
+        path = os.path.relpath(out / f"{name}.txt", file.parent)
+        if name == "conflfg":
+            benchmark["conflfg"] = path
+        else:
+            benchmark["scuba"][name] = path
+    text = json.dumps(benchmark, indent=1) + "\n"
+    if file.exists() and file.read_text() != text:
+        print(f"{file} is there already. It finds the new lists with\n{text}", end="")
+    else:
+        file.write_text(text)
+
+
+def draw_first(sets, videos, done, args, rows=4, side=128):
+    """first.png: the middle frame of the first videos, as it is and in each set"""
+    picture = []
+    for path in list(done)[:rows]:
+        files = [videos.full(videos.paths.index(path))]
+        files += [made_file(name, path, 0, args) for name in sets]
+        cells = []
+        for file in files:
+            frame = read_clip(file, [num_frames(file) // 2])[0].float()
+            cells.append(resize(frame, (side, side)).to(torch.uint8))
+        picture.append(torch.cat(cells, 1))
+    write_picture(f"{args.out}/first.png", torch.cat(picture).numpy())
+
+
+def report(done, bad, args):
+    """Say what was made, and what is odd about it."""
+    frames = sum(row["frames"] for row in done.values())
+    empty = sum(row["empty"] for row in done.values())
+    around = np.mean([row["around"] for row in done.values()])
+    print(f"{args.out}: {len(done)} videos, {len(bad)} left out {shortened(bad, 3)}")
+    print(f"{empty} of {frames} frames show no actor, but the background alone")
+    if Path(args.masks).is_file():
+        print(
+            f"{args.masks}: boxes, not masks. What is around the actor in them comes along, and a "
+            "network that knows scenes gets it right: this is no test of the scene's bias"
+        )
+    else:
+        print(f"boxes around the actors would hold {around:.0%} that is not the actor")
+
+
+STEPS = {"scuba": (ScubaArgs, scuba, {})}
+
 if __name__ == "__main__":
-    cli(Args, train, presets={"toy": TOY, "baseline": BASELINE})
+    cli(Args, train, presets={"toy": TOY, "baseline": BASELINE}, steps=STEPS)

@@ -643,6 +643,31 @@ def _decoded(container, stream, codec, index, wanted):
         codec.flush_buffers()
 
 
+def frame_rate(path):
+    """Frames a second of a video file, 25 of a folder of images"""
+    if _images(path):
+        return 25
+    with av.open(str(path)) as container:
+        return container.streams.video[0].average_rate or 25
+
+
+def write_video(path, frames, rate, pix_fmt="yuv420p", crf=23):
+    """frames (T, H, W, 3) uint8 -> an MP4 of H.264; yuv420p takes even sides alone"""
+    with whole(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        stream.options = {"crf": str(crf)}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+
+
+def write_picture(path, picture):
+    """picture (H, W, 3) uint8 -> a PNG"""
+    av.VideoFrame.from_ndarray(picture, "rgb24").save(str(path))
+
+
 # ---- Sampling ------------------------------------------------------------------------------------
 # int64 indices in [0, n), a function of n >= 1 frames; shorter videos loop (index % n). Those that
 # draw nothing take rng too, as Videos passes it, and ignore it.

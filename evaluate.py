@@ -111,7 +111,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -2269,16 +2268,8 @@ def draw(file, clip, cams):
         zoom += 1  # H.264 takes even sides
     rows = rows.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).cpu().numpy()
     strip = np.concatenate([np.concatenate(row, 1) for row in rows])
-    av.VideoFrame.from_ndarray(strip, "rgb24").save(f"{file}.png")
-    with av.open(f"{file}.mp4", "w") as video:
-        stream = video.add_stream("libx264", rate=4)
-        stream.width = len(rows) * rows.shape[3]
-        stream.height = rows.shape[2]
-        stream.pix_fmt = "yuv420p"
-        for frames in rows.swapaxes(0, 1):
-            image = np.concatenate(frames, 1)
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        video.mux(stream.encode())
+    common.write_picture(f"{file}.png", strip)
+    common.write_video(f"{file}.mp4", np.concatenate(rows, 2), rate=4)
 
 
 @dataclass
