@@ -657,7 +657,8 @@ def write_video(path, frames, rate, pix_fmt="yuv420p", crf=23):
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
-        stream.options = {"crf": str(crf)}
+        # One thread, and no tree of macroblocks: else two files of the same frames differ.
+        stream.options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
