@@ -351,7 +351,7 @@ def swin_key(key):
 def first_weights(net, args, classes=()):
     """Load what --weights names. -> what was done, in words"""
     rename = None
-    if args.model.startswith("swin3d"):
+    if args.model in ("swin3d_t", "swin3d_s", "swin3d_b"):
         rename = swin_key
     return load_weights(
         net,

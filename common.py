@@ -921,8 +921,8 @@ def check_classes(path, names, classes):
 
 
 def are_others(names, classes):
-    """Whether these are other classes, or in another order. A run that knew no names called its
-    classes 0, 1, ..."""
+    """Whether two lists of classes are known to be different, or in another order. A run that knew
+    no names called its classes 0, 1, ..."""
     if not names or not classes or names[0].isdigit() or classes[0].isdigit():
         return False
     ours = [name.replace("_", " ").lower() for name in names]
@@ -1625,22 +1625,30 @@ def own_network(name, num_classes):
     gives a module, clips (N, 3, T, H, W) -> (N, K) logits. UserError where it does not."""
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+        sys.path.insert(0, os.getcwd())
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--model {name}: {error}; expected PACKAGE.MODULE:FUNCTION") from None
     network = make(num_classes)
-    layers = []
+    last = None
     if isinstance(network, nn.Module):
-        layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
-    # The last is what Network replaces.
-    if not layers or layers[-1].out_features != num_classes:
+        _, last = last_layer(network)
+    if not isinstance(last, nn.Linear) or last.out_features != num_classes:
         raise UserError(
-            f"--model {name}: expected a module whose last layer is nn.Linear(..., num_classes), "
-            f"here {num_classes}"
+            f"--model {name}: expected a module whose last layer, the one defined last, is "
+            f"nn.Linear(..., num_classes), here {num_classes}: it becomes the action head"
         )
     return network
+
+
+def last_layer(network):
+    """-> name, module of the linear or 3D convolutional layer that is defined last; None, None"""
+    name_and_layer = None, None
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            name_and_layer = name, module
+    return name_and_layer
 
 
 class Network(nn.Module):
@@ -1649,12 +1657,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone, num_classes):
         super().__init__()
-        layers = [
-            (name, m)
-            for name, m in backbone.named_modules()
-            if isinstance(m, nn.Linear | nn.Conv3d)
-        ]
-        self.head_name, old_head = layers[-1]
+        self.head_name, old_head = last_layer(backbone)
         # torchvision's s3d ends in a convolution, then a mean: a linear layer of the mean is the
         # same.
         width = old_head.in_channels if isinstance(old_head, nn.Conv3d) else old_head.in_features
@@ -1697,7 +1700,7 @@ def try_clip(model, args):
     try:
         with torch.no_grad():
             logits = model(torch.zeros(1, 3, args.frames, args.size, args.size))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"--model {args.model} takes no clip of --frames {args.frames} and --size {args.size}: "
             f"{str(error).splitlines()[0]}"
@@ -2109,7 +2112,9 @@ def in_our_names(state, head_name, file, rename, drop, kept=()):
             renamed[key] = value
             continue
         name = key
-        while name.startswith(PREFIXES):
+        if is_checkpoint:
+            name = key.removeprefix("backbone.")
+        while name.startswith(PREFIXES) and not is_checkpoint:
             name = name.split(".", 1)[1]
         if name.startswith(tuple(drop)) or (is_checkpoint and not key.startswith(OF_NETWORK)):
             left_out.append(name)

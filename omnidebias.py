@@ -641,7 +641,10 @@ class OmniDebias(Network):
     def channels(self):
         """Of the features before the last stage."""
         if not self.has_stages:
-            raise UserError("SAAR sits before a ResNet's layer4: not in a network of your own")
+            raise UserError(
+                "SAAR sits before a ResNet's layer4: in a network of your own go without, by "
+                "smad.py --no-saar"
+            )
         last = self.backbone.layers[6:] if self.is_tiny else self.backbone.layer4
         convolutions = [m for m in last.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         return convolutions[0].in_channels

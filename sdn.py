@@ -492,7 +492,7 @@ def hara_key(key):
 def first_weights(net, args, classes):
     """Load what --init or --weights name. -> what was done, in words"""
     if not args.init and args.model in HARA_MODELS and args.weights != "none":
-        return hara_weights(net, args, args.weights)
+        return hara_weights(net, args, args.weights, classes)
     if not args.init:
         normalisation = (args.mean, args.std)
         return load_weights(
@@ -504,7 +504,7 @@ def first_weights(net, args, classes):
     if args.model in HARA_MODELS and Path(args.init).is_file():
         theirs = official_scene_head(args.init)
         if theirs:
-            note = hara_weights(net, args, args.init)
+            note = hara_weights(net, args, args.init, classes)
             return f"{note}, {load_scene_head(net.scene_head, theirs)}"
     saved = load_checkpoint(args.init, "sdn")
     if saved["classes"] != classes:
@@ -536,7 +536,7 @@ def load_scene_head(head, theirs):
     return f"the {len(theirs)} of place_mlp in the scene head"
 
 
-def hara_weights(net, args, file):
+def hara_weights(net, args, file, classes):
     """Load a file of Hara et al., or of the official SDN without its two other heads. -> what was
     done, in words"""
     try:
@@ -547,6 +547,7 @@ def hara_weights(net, args, file):
             rename=hara_key,
             drop=("place_mlp.", "hm_mlp."),
             normalisation=(args.mean, args.std),
+            classes=classes,
         )
     except UserError as error:
         if "downsample" not in str(error):

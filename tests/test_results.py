@@ -342,3 +342,40 @@ def test_without_a_table_it_says_what_there_is(capsys):
         results.main(["albar-99"])
     assert stopped.value.code == 2 and "no such table: albar-99" in capsys.readouterr().err
     assert Path(results.ROOT, "tests/results.py").exists()
+
+
+def test_what_frozen_features_are_worth_is_put_together_of_all_targets(tmp_path, monkeypatch):
+    row = Row("R", "albar.py", step="frozen")
+    folder = tmp_path / row.folder(3)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROWS", {"r": row})
+    monkeypatch.setattr(results.Lab, "make_needed", lambda self, command: None)
+
+    def shell(self, command):
+        percent = int(re.search(r"data/toy0/target(\d+)/", command).group(1))
+        (folder / f"target{percent}/test").mkdir(parents=True)
+        for step, mean in (
+            ("svm", {"svm": percent + 0.5}),
+            ("fewshot", {"shots1": percent + 0.25}),
+        ):
+            content = {"row": {"mean": mean}}
+            file = folder / f"target{percent}/test/{folder.name}-{step}.json"
+            file.write_text(json.dumps(content))
+
+    monkeypatch.setattr(results.Lab, "shell", shell)
+    results.Lab().measure_frozen(row, 3)
+    expected = {f"svm_{percent}": percent + 0.5 for percent in results.TARGETS}
+    expected |= {f"shots1_{percent}": percent + 0.25 for percent in results.TARGETS}
+    assert results.figures("r", 3) == expected
+
+
+def test_rows_of_several_endings_stand_side_by_side(shell):
+    for ending in ("to_0", "to_60"):
+        results.ROWS[f"base_{ending}"] = Row("base", f"albar.py --baseline --root {ending}")
+    results.TABLES["one"] = Table("One", "base", "iid", seeds=2, endings="to_0 to_60")
+    assert results.TABLES["one"].all_rows() == ["base_to_0", "base_to_60"]
+    results.main(["one"])
+    heading, _, row = results.table_lines("one")
+    assert heading == "|  | seeds | no scenes, IID ↑ | 60 % scenes, IID ↑ |"
+    assert row.startswith("| base | 2 | ") and row.count("±") == 2

@@ -938,6 +938,20 @@ def test_weights_go_to_albar_without_the_scene_head_and_back(trained, tmp_path):
     assert same({k: v for k, v in back.state_dict().items() if "scene" not in k}, saved)
 
 
+def test_haras_network_gets_a_new_head_for_other_classes_too(tmp_path):
+    args = Args(model="r3d_18_hara", num_scenes=M)
+    given = sdn.build_model(args, len(ACTIONS))
+    file = tmp_path / "run.pt"
+    about = dict(mean=tuple(args.mean), std=tuple(args.std))
+    torch.save(dict(method="sdn", model=given.state_dict(), classes=ACTIONS, args=about), file)
+    args.weights = str(file)
+    for classes, kept in ((ACTIONS, True), (ACTIONS[::-1], False)):
+        net = sdn.build_model(args, len(ACTIONS))
+        note = sdn.first_weights(net, args, classes)
+        assert torch.equal(net.head.weight, given.head.weight) == kept
+        assert ("new head" in note) != kept
+
+
 def test_init_takes_everything(trained, flags):
     args = Args(**flags | dict(init=trained))
     net = sdn.build_model(args, 8)

@@ -271,6 +271,20 @@ import torch
 from torch import nn
 from common import Tiny
 
+class Wrapped(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.backbone = nn.Conv3d(3, 8, 1)
+        self.head = nn.Linear(8, num_classes)
+    def forward(self, clip):
+        return self.head(self.backbone(clip).relu().mean((2, 3, 4)))
+
+class HeadFirst(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classify = nn.Linear(8, num_classes)
+        self.pixels = nn.Conv3d(3, 8, 1)
+
 class Frames(nn.Module):
     def __init__(self, num_classes, alone=False):
         super().__init__()
@@ -324,6 +338,14 @@ def test_a_network_of_ones_own(script, flags, world, capsys, own_networks):
     assert "| IID" in capsys.readouterr().out
 
 
+@only_albar
+def test_a_run_of_a_network_whose_parts_are_called_as_ours_goes_on(script, flags, own_networks):
+    flags |= script.BASELINE | dict(model="own_networks:Wrapped", epochs=0, overwrite=True)
+    given = train(script, flags, out="given")["checkpoint"]
+    after = train(script, flags, out="after", weights=given, seed=1)["checkpoint"]
+    assert same(load(given)["model"], load(after)["model"])
+
+
 @pytest.mark.parametrize("script", ["smad", "omnidebias"], indirect=True)
 def test_saar_has_its_place_in_ones_own_tiny_and_in_no_other_network(script, flags, own_networks):
     change = {"smad": dict(saar=True), "omnidebias": dict(smad=True)}[script.__name__]
@@ -341,8 +363,9 @@ def test_saar_has_its_place_in_ones_own_tiny_and_in_no_other_network(script, fla
         ("no_such_module:f", "No module named 'no_such_module'; expected PACKAGE.MODULE:FUNCTION"),
         ("own_networks:f", "has no attribute 'f'; expected PACKAGE"),
         ("own_networks:", "has no attribute ''"),
-        ("own_networks:nothing", "expected a module whose last layer is nn.Linear"),
-        ("own_networks:of_ten", r"last layer is nn.Linear\(..., num_classes\), here 8"),
+        ("own_networks:HeadFirst", "whose last layer, the one defined last, is nn.Linear"),
+        ("own_networks:nothing", "expected a module whose last layer, "),
+        ("own_networks:of_ten", r"is nn.Linear\(..., num_classes\), here 8"),
         ("own_networks:a_frame_each", r"before its last layer are not \(N, D\) but \(1, 4\)"),
     ],
 )
