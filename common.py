@@ -1890,8 +1890,9 @@ def checkpoint_args(Args, saved, path, model=""):
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         setattr(args, f.name, value)
-    if ":" in args.model and args.model != model:
-        raise UserError(f"{path}: its network is code of your own: say so by --model {args.model}")
+    named = getattr(args, "model", "")
+    if ":" in named and named != model:
+        raise UserError(f"{path}: its network is code of your own: say so by --model {named}")
     return args
 
 
