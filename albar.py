@@ -700,6 +700,8 @@ def scuba(args):
         done[row["path"]] = row
         with (out / "videos.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+    if not done:
+        raise UserError(f"none of {len(videos)} videos can be used: {bad[-1]}")
     write_sets(sets, videos, done, args)
     draw_first(sets, videos, done, args)
     report(done, bad, args)
@@ -709,30 +711,34 @@ def find_masks(place, videos, max_bad):
     """{path of a video: its folder or file of masks, or the Boxes of all} of those that have one"""
     if Path(place).is_file():
         boxes = Boxes([place])
-        return {path: boxes for path in videos.paths if path in boxes}
-    masks = {}
-    for path in videos.paths:
-        parts = Path(path).with_suffix("").parts
-        # The whole path first, then without its first folder, ...
-        for first in range(len(parts)):
-            folder = Path(place, *parts[first:])
-            file = folder.with_name(f"{folder.name}.npz")
-            found = [file] * file.is_file() + [folder] * folder.is_dir()
-            if found:
-                masks[path] = found[0]
-                break
+        masks = {path: boxes for path in videos.paths if path in boxes}
+    else:
+        found = {path: masks_of(place, path) for path in videos.paths}
+        masks = {path: mask for path, mask in found.items() if mask}
+        for mask, count in Counter(masks.values()).items():
+            if count > 1:
+                raise UserError(f"{mask}: of {count} videos: put masks into their videos' folders")
     lacking = [path for path in videos.paths if path not in masks]
     if not masks or len(lacking) > max_bad * len(videos):
         raise UserError(
             f"--masks {place}: none of {len(lacking)} of {len(videos)} videos, first {lacking[0]}; "
             "or allow more with --max-bad"
         )
-    shared = [file for file, count in Counter(masks.values()).items() if count > 1]
-    if shared:
-        raise UserError(
-            f"{shared[0]}: the masks of several videos: put them in the videos' folders"
-        )
     return masks
+
+
+def masks_of(place, path):
+    """The file or folder of a video's masks, None where there is none: of its whole path, else of
+    the path without its first folder, ..."""
+    parts = Path(path).with_suffix("").parts
+    for first in range(len(parts)):
+        folder = Path(place, *parts[first:])
+        file = folder.with_name(f"{folder.name}.npz")
+        if file.is_file():
+            return file
+        if folder.is_dir():
+            return folder
+    return None
 
 
 def find_pictures(backgrounds):

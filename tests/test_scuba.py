@@ -276,6 +276,7 @@ def test_after_a_kill_the_same_command_goes_on(place):
 BAD = {
     "no masks": (dict(masks=""), "name a list and masks"),
     "not there": (dict(masks="{place}/none"), "none of 5 of 5 videos, first test/0000.mp4"),
+    "no boxes": (dict(masks="{place}/boxes.jsonl"), "none of 5 of 5 videos, first test/0000.mp4"),
     "no pictures": (dict(backgrounds=("{place}/masks",)), "no .jpg or .png in it"),
     "twice": (dict(backgrounds=("sinusoid", "sinusoid")), "a second set sinusoid"),
     "list": (dict(lists=("{place}/none.txt",)), "none.txt: cannot read it"),
@@ -286,6 +287,7 @@ BAD = {
 def test_bad_input_ends_with_one_line(place, name, capsys):
     change, message = BAD[name]
     words = ["scuba"]
+    (place / "boxes.jsonl").write_text(json.dumps({"made": "x"}) + "\n")
     values = dict(lists=("{place}/test.txt",), masks="{place}/masks", out="{place}/out") | change
     for flag, value in values.items():
         given = [value] if isinstance(value, str) else value
@@ -298,13 +300,20 @@ def test_bad_input_ends_with_one_line(place, name, capsys):
     assert not (place / "out").exists()
 
 
+def test_no_video_at_all_ends_with_one_line(place, truth):
+    for i in range(CLIPS):
+        save_mask(place, i, 0 * truth["masks"][i])
+    with pytest.raises(UserError, match="none of 5 videos can be used: .*masks are empty"):
+        make(place, max_bad=1.0)
+
+
 def test_one_mask_of_two_videos_and_paths_out_of_the_root_are_refused(place):
     (place / "b").mkdir()
     shutil.copy(place / "test/0000.mp4", place / "b")
     list_file = place / "test.txt"
     list_file.write_text("test/0000.mp4 0\nb/0000.mp4 1\n")
     (place / "masks/test/0000.npz").rename(place / "masks/0000.npz")
-    with pytest.raises(UserError, match="0000.npz: the masks of several videos"):
+    with pytest.raises(UserError, match="0000.npz: of 2 videos: put masks into"):
         make(place)
     list_file.write_text(f"{place}/b/0000.mp4 0\n")
     with pytest.raises(UserError, match="give paths below --root"):
