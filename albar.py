@@ -649,10 +649,11 @@ def scuba(args):
     python albar.py scuba test.txt --root videos --masks masks --out scuba \\
         --backgrounds places365 vqgan sinusoid --conflfg
 
-    OUT has for each set SET.txt and its videos SET/PATH.mp4; benchmark.json, which names the lists;
-    videos.jsonl, a line a video: its frames, those without an actor, and the share of the box
-    around its actor that is not the actor; first.png, a row for each of the first videos. After a
-    kill the same command goes on.
+    OUT has for each set SET.txt and its videos SET/PATH.mp4; videos.jsonl, a line a video: its
+    frames, those without an actor, and the share of the box around its actor that is not the actor;
+    first.png, a row for each of the first videos. Beside the test list is then a benchmark.json
+    that names the lists, or it is said what to add to the one that is there. After a kill the same
+    command goes on.
 
     Masks: of the video PATH, MASKS/PATH.npz instead of its ending, key mask, (T, H, W) of 0 and 1
     or up to 255, or a folder MASKS/PATH of pictures, one a frame; leading folders of PATH may be
@@ -680,7 +681,9 @@ def scuba(args):
     masks = find_masks(args.masks, videos, args.max_bad)
     videos = subset(videos, [i for i, path in enumerate(videos.paths) if path in masks])
     pictures = find_pictures(args.backgrounds or ("sinusoid",))
-    sets = list(pictures) + ["conflfg"] * args.conflfg
+    sets = list(pictures)
+    if args.conflfg:
+        sets.append("conflfg")
     out = Path(args.out)
     done = begin(out, args, videos)
 
@@ -796,26 +799,26 @@ class SetMaker(torch.utils.data.Dataset):
     def __getitem__(self, i):
         path = self.videos.paths[i]
         try:
-            frames, mask, notes = read_actor(self.videos, i, self.masks)
-            rate = frame_rate(self.videos.full(i))
+            frames, mask = read_actor(self.videos, i, self.masks)
             for number in range(self.args.per_video):
                 for name, pictures in self.pictures.items():
                     rng = background_rng(self.args.seed, name, path, number)
                     background = draw_background(pictures, rng, frames.shape[1:3])
-                    file = made_file(name, path, number, self.args)
-                    self.write(file, paste(frames, mask, background), rate)
+                    self.write(name, i, number, paste(frames, mask, background))
                 if self.args.conflfg:
+                    # The stripes of the set sinusoid.
                     rng = background_rng(self.args.seed, "sinusoid", path, number)
                     background = draw_background([], rng, frames.shape[1:3])
                     background = self.add_still_actor(background, i, rng)
-                    file = made_file("conflfg", path, number, self.args)
-                    self.write(file, paste(frames, mask, background), rate)
+                    self.write("conflfg", i, number, paste(frames, mask, background))
         except UserError as error:
             return {"bad": f"{path}: {error}"}
-        return {"path": path} | notes
+        return {"path": path} | count_frames(mask)
 
-    def write(self, file, frames, rate):
+    def write(self, name, i, number, frames):
+        file = made_file(name, self.videos.paths[i], number, self.args)
         file.parent.mkdir(parents=True, exist_ok=True)
+        rate = frame_rate(self.videos.full(i))
         write_video(file, frames.numpy(), rate, "yuv444p", self.args.crf)
 
     def add_still_actor(self, background, i, rng):
@@ -824,7 +827,7 @@ class SetMaker(torch.utils.data.Dataset):
         others = np.flatnonzero(labels != labels[i])
         if not len(others):
             raise UserError("--conflfg: the list has no video of another class")
-        frames, mask, _ = read_actor(self.videos, int(rng.choice(others)), self.masks)
+        frames, mask = read_actor(self.videos, int(rng.choice(others)), self.masks)
         shown = (mask > 0.5).any(2).any(1).nonzero().flatten()
         t = shown[len(shown) // 2]
         actor = resize(frames[t].float(), background.shape[:2])
@@ -833,8 +836,8 @@ class SetMaker(torch.utils.data.Dataset):
 
 
 def read_actor(videos, i, masks):
-    """-> frames (T, H, W, 3) uint8 of video i, its masks (T, H, W) from 0 to 1, {"frames", "empty":
-    those that do not show the actor, "around": the share of the box around it that is not it}"""
+    """-> frames (T, H, W, 3) uint8 of video i, its masks (T, H, W) from 0 to 1. UserError where
+    they do not fit, or show no actor."""
     file = videos.full(i)
     frames = read_clip(file, range(num_frames(file)))
     place = masks[videos.paths[i]]
@@ -854,6 +857,14 @@ def read_actor(videos, i, masks):
     frames = frames[: len(mask)]
     mask = mask[: len(frames)]
     mask = F.interpolate(mask[None], frames.shape[1:3], mode="bilinear", align_corners=False)[0]
+    if not (mask > 0.5).any():
+        raise UserError("all of its masks are empty")
+    return frames, mask
+
+
+def count_frames(mask):
+    """(T, H, W) -> {"frames": T, "empty": those that do not show the actor, "around": the share of
+    the box around it that is not it}"""
     box = torch.zeros_like(mask)
     for image, actor in zip(box, mask > 0.5, strict=True):
         rows = actor.any(1).nonzero()
@@ -861,11 +872,8 @@ def read_actor(videos, i, masks):
         if len(rows):
             image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
     shown = (mask > 0.5).sum((1, 2))
-    notes = dict(frames=len(frames), empty=int((shown == 0).sum()))
-    notes["around"] = round(1 - float(shown.sum() / box.sum().clamp(1)), 4)
-    if notes["empty"] == len(frames):
-        raise UserError("all of its masks are empty")
-    return frames, mask, notes
+    around = 1 - float(shown.sum() / box.sum())
+    return dict(frames=len(mask), empty=int((shown == 0).sum()), around=round(around, 4))
 
 
 def read_masks(place):
@@ -936,8 +944,10 @@ def paste(frames, mask, background):
 
 
 def made_file(name, path, number, args):
-    """The file of a set's video: of several of one video, number 2 ends in -2."""
-    ending = f"-{number}.mp4" if args.per_video > 1 else ".mp4"
+    """The file of a set's video; of several of one video the first ends in -0."""
+    ending = ".mp4"
+    if args.per_video > 1:
+        ending = f"-{number}.mp4"
     return Path(args.out, name, Path(path).with_suffix("").as_posix() + ending)
 
 

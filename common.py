@@ -921,9 +921,9 @@ def check_classes(path, names, classes):
 
 
 def are_others(names, classes):
-    """Whether two lists of classes are known to be different, or in another order. A run that knew
-    no names called its classes 0, 1, ..."""
-    if not names or not classes or names[0].isdigit() or classes[0].isdigit():
+    """Whether the names beside a list are known to be other classes than a run's, or in another
+    order. A run that knew no names called its classes 0, 1, ..."""
+    if not names or not classes or classes[0].isdigit():
         return False
     ours = [name.replace("_", " ").lower() for name in names]
     theirs = [name.replace("_", " ").lower() for name in classes]
@@ -2040,13 +2040,15 @@ def load_weights(
     if weights in ("", "none"):
         return "random weights"
     loaded = read_weights(weights, arch)
+    kept = ()
+    for part in optional:
+        if has_part(model.state_dict(), part) and has_part(loaded.state, part):
+            kept += (part,)
     ours = {}
-    in_both = tuple(part for part in optional if has_part(model.state_dict(), part))
-    in_both = tuple(part for part in in_both if has_part(loaded.state, part))
     for key, value in model.state_dict().items():
-        if key.startswith(OF_NETWORK + in_both):
+        if key.startswith(OF_NETWORK + kept):
             ours[key] = value
-    theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop, in_both)
+    theirs, notes = in_our_names(loaded.state, model.head_name, weights, rename, drop, kept)
     if fit:
         notes += fit_shapes(theirs, ours, fit)
     expected = loaded.normalisation
@@ -2054,7 +2056,8 @@ def load_weights(
         mean, std = (" ".join(f"{x:g}" for x in values) for values in expected)
         notes.append(f"it expects --mean {mean} --std {std}, and this run has others")
 
-    if are_others(classes, loaded.classes):
+    is_named = len(classes) > 0 and not classes[0].isdigit()
+    if is_named and are_others(classes, loaded.classes):
         notes.append(f"new head, for theirs names {shortened(loaded.classes, 3)}")
         for key in ("head.weight", "head.bias"):
             ours.pop(key)
@@ -2114,9 +2117,11 @@ def in_our_names(state, head_name, file, rename, drop, kept=()):
             continue
         name = key
         if is_checkpoint:
+            # A person's own network may have a part of one of these names, too.
             name = key.removeprefix("backbone.")
-        while name.startswith(PREFIXES) and not is_checkpoint:
-            name = name.split(".", 1)[1]
+        else:
+            while name.startswith(PREFIXES):
+                name = name.split(".", 1)[1]
         if name.startswith(tuple(drop)) or (is_checkpoint and not key.startswith(OF_NETWORK)):
             left_out.append(name)
             continue
