@@ -23,6 +23,7 @@ Commands
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt
   python sdn.py humans train.txt val.txt --root videos
+  python sdn.py humans test.txt --root videos --out test.jsonl --masks masks   for ALBAR's SCUBA
   torchrun --nproc-per-node 8 sdn.py --train train.txt --root videos --scenes scenes \\
       --humans humans.jsonl
 
@@ -60,7 +61,7 @@ import json
 import math
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from hashlib import sha1
@@ -95,6 +96,7 @@ from common import (
     cli,
     differing_keys,
     evenly,
+    fill_boxes,
     label_videos,
     listed_once,
     load_checkpoint,
@@ -119,6 +121,7 @@ from common import (
     train_transform,
     try_clip,
     union,
+    whole,
 )
 
 
@@ -882,6 +885,9 @@ def load_labeller(args, module, **how):
     # These may differ when what is begun goes on: where it runs, and where the videos are.
     for name in ("lists", "root", "split", "max_bad", "out", "batch_size", "workers"):
         del made[name]
+    # `humans` adds these where there are masks: files of boxes alone go on as ever.
+    for name in ("masks", "inside"):
+        made.pop(name, None)
     made["weights"] = file.name
     made["sha1"] = sha1(file.read_bytes()).hexdigest() if file.is_file() else ""
     return model.to(device).eval(), device, made
@@ -1025,8 +1031,12 @@ class HumansArgs(OfflineArgs):
     )
     score: float = arg(0.3, "least score of a box; official code", low=0, high=1)
     every: int = arg(
-        8, "look at each n-th frame alone; its boxes are carried to those between", low=1
+        8,
+        "look at each n-th frame alone; its boxes are carried to those between; 1 with --masks",
+        low=1,
     )
+    masks: str = arg("", "folder of the persons' masks too, for `albar.py scuba --masks`")
+    inside: str = arg("", "file of boxes in OUT's form, to which the masks are cut")
     batch_size: int = arg(8, "frames of one video in a forward pass", low=1)
 
 
@@ -1039,15 +1049,35 @@ def humans(args):
     box, "boxes": [x0, y0, x1, y1] in pixels of the decoded frame, "scores"}. After a kill the same
     command goes on; torchrun's processes (of one machine) share the videos. Unreadable ones have no
     line, and are tried again. The frames of a video that are looked at are in memory at once.
+
+    --masks FOLDER: also FOLDER/PATH.npz instead of its ending, key mask, (T, H, W) bool of the
+    decoded frames: the pixels to which Mask R-CNN gives more than 0.5 for any of the persons in
+    OUT. Every frame is looked at, whatever --every says. A frame without persons has an empty mask.
+
+    --inside BOXES cuts the masks to the boxes that were given for their frame, such as THUMOS-14's
+    of UCF101, so that bystanders go: ALBAR's repair of UCF101 (its Sec. 4.2: with SAMTrack, each
+    video checked by hand). A frame without a box has an empty mask; a video that BOXES does not
+    have is not cut, as nobody said who acts in it.
     """
     videos = listed_once(args)
+    inside = None
+    if args.masks:
+        # A mask of the frame before would leave scene where a person has moved on.
+        args = replace(args, every=1)
+        check_mask_files(args, videos)
+        inside = read_inside(args, videos)
+    elif args.inside:
+        raise UserError(f"--inside {args.inside} cuts masks: give --masks FOLDER")
     model, device, made = load_labeller(args, torchvision.models.detection, weights_backbone=None)
     mixed_precision = autocast(device, args.amp)
     torch.backends.cudnn.benchmark = False  # frames differ in size
     heads = getattr(model, "roi_heads", model)
     # Without the branches for masks and key points the boxes are the same.
-    heads.mask_roi_pool = None
     heads.keypoint_roi_pool = None
+    if args.masks:
+        made |= {"masks": args.masks, "inside": inside.sha1}
+    else:
+        heads.mask_roi_pool = None
     heads.score_thresh = min(heads.score_thresh, args.score)
 
     done = open_boxes(args.out, made)
@@ -1061,9 +1091,12 @@ def humans(args):
         if video["bad"]:
             unreadable.append(video["index"])
             continue
-        row = {"path": videos.paths[video["index"]], "every": args.every}
-        row |= find_humans(model, video["clip"], args, device, mixed_precision)
-        append_line(args.out, row)
+        path = videos.paths[video["index"]]
+        found, masks = find_humans(model, video["clip"], args, device, mixed_precision)
+        # First, as a video with a line is done.
+        if args.masks:
+            write_masks(args.masks, path, cut_to_boxes(masks, path, inside))
+        append_line(args.out, {"path": path, "every": args.every} | found)
     bad = union(unreadable)
     if len(bad) == len(videos):
         raise UserError(
@@ -1072,6 +1105,42 @@ def humans(args):
     if rank == 0:
         names = ", ".join(videos.paths[i] for i in bad[:5])
         print(f"{args.out}: {len(videos) - len(bad)} videos, {len(bad)} unreadable {names}")
+    if rank == 0 and args.inside:
+        uncut = [path for path in videos.paths if path not in inside]
+        print(f"{args.inside}: no boxes of {len(uncut)} videos, not cut {shortened(uncut)}")
+
+
+def check_mask_files(args, videos):
+    """UserError where there would be no masks, or not in FOLDER, or of two videos in one file."""
+    if not args.model.startswith("maskrcnn"):
+        raise UserError(
+            f"--masks: --model {args.model} finds boxes alone: take maskrcnn_resnet50_fpn or "
+            "maskrcnn_resnet50_fpn_v2"
+        )
+    path_of = {}
+    for path in videos.paths:
+        if path.startswith("/") or ".." in Path(path).parts:
+            raise UserError(f"{path}: give paths below --root, which --masks repeats")
+        file = mask_file(args.masks, path)
+        if file in path_of:
+            raise UserError(f"--masks: {path_of[file]} and {path} would both have {file}")
+        path_of[file] = path
+
+
+def mask_file(folder, path):
+    return Path(folder, Path(path).with_suffix("").as_posix() + ".npz")
+
+
+def read_inside(args, videos):
+    """-> Boxes of --inside, of no video where there is none"""
+    if not args.inside:
+        return Boxes([])
+    inside = Boxes([args.inside])
+    if not any(path in inside for path in videos.paths):
+        raise UserError(
+            f"--inside {args.inside}: no boxes of the lists' videos, such as {videos.paths[0]}"
+        )
+    return inside
 
 
 def every_nth(n, every, rng=None):
@@ -1080,10 +1149,11 @@ def every_nth(n, every, rng=None):
 
 def find_humans(model, clip, args, device, mixed_precision):
     """(3, T, H, W) uint8, every n-th frame of a video -> {"frames": the frame of each box, "boxes",
-    "scores"}"""
+    "scores"}, with --masks what is of a person: T of (H, W) bool"""
     frames = []
     boxes = []
     scores = []
+    masks = []
     for batch in torch.arange(clip.shape[1]).split(args.batch_size):
         images = clip[:, batch].transpose(0, 1).to(device) / 255
         with torch.inference_mode(), mixed_precision:
@@ -1094,7 +1164,31 @@ def find_humans(model, clip, args, device, mixed_precision):
             frames += [number * args.every] * int(is_human.sum())
             boxes += result["boxes"][is_human].float().cpu().tolist()
             scores += result["scores"][is_human].float().cpu().tolist()
-    return {"frames": frames, "boxes": boxes, "scores": scores}
+            if args.masks:
+                person_masks = result["masks"][is_human, 0] > 0.5  # (B, H, W)
+                masks.append(person_masks.any(0).cpu())
+    return {"frames": frames, "boxes": boxes, "scores": scores}, masks
+
+
+def cut_to_boxes(masks, path, inside):
+    """T masks (H, W) of a video -> (T, H, W), within the boxes of each frame where the video has
+    any"""
+    masks = torch.stack(masks)
+    if path not in inside:
+        return masks
+    allowed = torch.zeros(masks.shape, dtype=torch.bool)
+    boxes_of_frames = inside(path, np.arange(len(masks)))
+    for image, boxes in zip(allowed, boxes_of_frames, strict=True):
+        fill_boxes(image, boxes, True)
+    return masks & allowed
+
+
+def write_masks(folder, path, masks):
+    """All of a file or none: a kill may come while it is written."""
+    file = mask_file(folder, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file) as part, open(part, "wb") as opened:
+        np.savez_compressed(opened, mask=masks.numpy())
 
 
 def open_boxes(out, made):
