@@ -19,6 +19,9 @@ Commands
   torchrun --nproc-per-node 8 albar.py --train train.txt --root videos --batch-size 64
   python evaluate.py runs/albar-baseline runs/albar                the table of biases
   python albar.py scuba test.txt --root videos --masks masks       SCUBA of your own data set
+  python albar.py stillbank --run runs/frame                       the frames of StillMix's bank
+  python albar.py --train metadata.csv --val metadata.csv --root waterbirds --model resnet18 \
+      --weights IMAGENET1K_V1 --frames 1 --backgrounds waterbirds-backgrounds    App. C
 
 DEVIATION from the paper
   D1  --gp-norm official: root over C, T, H, mean over batch and W, as in the official code, whose
@@ -40,9 +43,11 @@ SILENT in the paper
   S3  Batch norm: the static clip uses the moving clips' running statistics (--static-bn eval) and
       leaves them alone; Swin has none. With --static-bn train the static clips mix into the
       statistics that the test uses.
-  S4  StillMix and the other augmentations touch the moving clip alone; the static clip stays
-      unmixed (official code). The frame is another clip's of the batch, without the reference
-      network and bank of Li et al. 2023.
+  S4  The augmentations of Table 1 are those of Li et al. 2023's code, of which ALBAR's comes: BE
+      without its consistency loss, ActorCutMix on the other clip as it is (its actor stays there),
+      FAME with 1000 bins of colour. They touch the moving clip alone (official code). The other
+      sample is the next of the batch, which has a random order; StillMix without --bank takes a
+      random frame of any other, as ALBAR's code, and with it one of `stillbank`.
   S5  Warm-up starts at 1/(its steps), the cosine ends at 0, step by step; an epoch's last, smaller
       batch is left out.
   S6  Videos shorter than a clip loop (official code: half the stride, then the last frame again).
@@ -58,6 +63,7 @@ import re
 import zipfile
 from collections import Counter
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
@@ -69,6 +75,7 @@ import torchvision
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from common import (
@@ -84,21 +91,27 @@ from common import (
     autocast,
     broadcast,
     centre_clip,
+    checkpoint_args,
     cli,
     each_once,
+    evenly,
     existing,
     fill_boxes,
     frame_rate,
+    label_videos,
+    load_checkpoint,
     load_weights,
     make_loader,
     no_sync,
     normalise,
     num_frames,
+    open_labels,
     own_network,
     random_clip,
     read_clip,
     read_list,
     read_lists,
+    restore,
     running_statistics,
     seed_step,
     shortened,
@@ -127,10 +140,21 @@ class Args:
     )
     static_bn: str = arg("eval", "batch norm of the static clip, see S3", choices=("eval", "train"))
     augment: str = arg(
-        "none", "augmentation of Table 1", choices=("none", "mixup", "videomix", "stillmix")
+        "none",
+        "augmentation of Table 1, see S4",
+        choices=("none", "mixup", "videomix", "be", "actorcutmix", "fame", "stillmix"),
     )
     augment_prob: float = arg(
-        0.75, "probability of the augmentation for a sample; official code", low=0, high=1
+        0.75,
+        "probability of the augmentation for a sample; official code; Li et al. on HMDB51: "
+        "stillmix and mixup 0.75, fame 0.5, the others 0.25",
+        low=0,
+        high=1,
+    )
+    bank: str = arg("", "folder of `stillbank`, for stillmix; none: frames of the batch")
+    masks: str = arg("", "the actors, for actorcutmix: masks or boxes as of `scuba`")
+    backgrounds: str = arg(
+        "", "folder of the same files without foreground, the static clips; App. C: Waterbirds"
     )
 
     train: str = arg("", "training list; none: the embedded one, as with --toy")
@@ -140,6 +164,9 @@ class Args:
     )
     root: str = arg("", "folder of the videos; none: the list's own")
     split: int = arg(1, "official split of HMDB51's folder of lists; App. A", choices=(1, 2, 3))
+    watch: tuple = arg(
+        (), "SCUBA's lists, evaluated each epoch for the log alone; Fig. 6 (nothing selects by it)"
+    )
     frames: int = arg(32, "frames of a clip; Sec. 4.3", low=1)
     stride: int = arg(2, "step between frames; Sec. 4.3", low=1)
     size: int = arg(224, "pixels of a clip's side; Sec. 4.3", low=8)
@@ -157,8 +184,9 @@ class Args:
 
     model: str = arg(
         "swin3d_t",
-        "Sec. 4.3; also tiny, a name in torchvision.models.video, or your own "
-        "PACKAGE.MODULE:FUNCTION, called with the number of classes",
+        "Sec. 4.3; also tiny, a name in torchvision.models.video or (of images, a frame by "
+        "itself) in torchvision.models, or your own PACKAGE.MODULE:FUNCTION, called with the "
+        "number of classes",
     )
     weights: str = arg(
         "KINETICS400_V1", "torchvision's name, a file (mmaction2's Swin too), or none; Sec. 4.3"
@@ -228,11 +256,42 @@ BASELINE = dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseline")
 class Data:
     train: Videos
     val: Videos
+    watched: dict  # {name: Videos} of --watch
+    bank: torch.Tensor | None  # (M, 3, 1, H, W) uint8, StillMix's still frames
 
 
 def make_data(args):
     """-> Data. Clips as in Sec. 4.3: dense, random in training, the centre one at test."""
+    check_flags(args)
     train_list, val_list = read_lists(args)
+    in_training = None
+    at_test = None
+    if args.augment == "actorcutmix":
+        masks = find_masks(args.masks, train_list, args.max_bad)
+        in_training = partial(add_actors, masks=masks)
+    if args.backgrounds:
+        in_training = partial(add_background, folder=args.backgrounds)
+        at_test = in_training
+
+    def test_videos(videos, change=None):
+        return Videos(
+            videos,
+            partial(centre_clip, frames=args.frames, stride=args.stride),
+            test_transform(args.size, args.resize),
+            seed=args.seed,
+            cache=args.cache,
+            change=change,
+        )
+
+    watched = {}
+    for file in args.watch:
+        videos = read_list(file, args.root, "test", args.split, train_list.classes)
+        if Path(file).stem in watched:
+            raise UserError(f"--watch {file}: a second list of that name")
+        watched[Path(file).stem] = test_videos(existing(videos, args.max_bad))
+    bank = None
+    if args.bank:
+        bank = read_bank(Path(args.bank, "frames"), args.size)
     return Data(
         train=Videos(
             train_list,
@@ -241,15 +300,61 @@ def make_data(args):
             seed=args.seed,
             cache=args.cache,
             max_bad=args.max_bad,
+            change=in_training,
         ),
-        val=Videos(
-            val_list,
-            partial(centre_clip, frames=args.frames, stride=args.stride),
-            test_transform(args.size, args.resize),
-            seed=args.seed,
-            cache=args.cache,
-        ),
+        val=test_videos(val_list, at_test),
+        watched=watched,
+        bank=bank,
     )
+
+
+def check_flags(args):
+    """UserError for flags that contradict."""
+    adversarial = args.w_adv > 0 or args.w_ent > 0 or args.w_gp > 0
+    if adversarial and args.frames == 1 and not args.backgrounds:
+        raise UserError(
+            "--frames 1: the static clip would be the clip itself: --baseline, or --backgrounds"
+        )
+    if (args.augment == "actorcutmix") != bool(args.masks):
+        raise UserError("--augment actorcutmix needs --masks, its actors, and they need it")
+    if args.masks and args.backgrounds:
+        raise UserError("--augment actorcutmix and --backgrounds cannot be together")
+    if args.bank and args.augment != "stillmix":
+        raise UserError("--bank is for --augment stillmix")
+    if args.augment == "fame" and args.frames == 1:
+        raise UserError("--augment fame sees what moves: --frames of two at least")
+
+
+def add_actors(frames, path, indices, masks):
+    """For Videos(change=...): (n, H, W, 3) -> with the actors, white on black, (2n, H, W, 3)"""
+    actors = torch.zeros_like(frames)
+    place = masks.get(path)
+    if isinstance(place, Boxes):
+        actors[draw_boxes(place, path, indices.ravel(), frames.shape[1:3]) > 0.5] = 255
+    elif place:
+        found = read_masks(place)
+        if indices.max() > len(found):  # one may be missing at the end
+            raise UserError(f"{place}: {len(found)} masks, but {path} has a frame {indices.max()}")
+        found = found[np.minimum(indices.ravel(), len(found) - 1)]
+        actors[fit_masks(found, frames.shape[1:3]) > 0.5] = 255
+    return torch.cat([frames, actors]), np.stack([indices, indices]), {}
+
+
+def add_background(frames, path, indices, folder):
+    """For Videos(change=...): (n, H, W, 3) -> with the backgrounds alone, (2n, H, W, 3)"""
+    file = Path(folder, path)
+    background = read_clip(file, np.minimum(indices.ravel(), num_frames(file) - 1))
+    if background.shape != frames.shape:
+        raise UserError(
+            f"{file}: of {tuple(background.shape[1:3])} pixels for {tuple(frames.shape[1:3])}"
+        )
+    return torch.cat([frames, background]), np.stack([indices, indices]), {}
+
+
+def read_bank(folder, size):
+    """-> (M, 3, 1, size, size) uint8, all pictures of a bank, squeezed as in Li et al.'s code"""
+    frames = read_clip(folder, range(num_frames(folder))).permute(0, 3, 1, 2)
+    return v2.functional.resize(frames, [size, size], antialias=True).unsqueeze(2)
 
 
 def static_clip(clip, frame):
@@ -292,27 +397,118 @@ def box_side(centre, length, lam):
     return slice(int(max(0, centre * length - half)), int(min(length, centre * length + half)))
 
 
-def stillmix(clip, target, share, lam):
-    """Li et al. 2023, lam ~ Beta(200, 200): a random frame of another sample laid over all frames;
-    label kept."""
-    t = torch.randint(clip.shape[2], ())
-    still = clip.roll(1, 0)[:, :, t].unsqueeze(2)  # (N, 3, 1, H, W)
-    return torch.lerp(clip, still, (share * (1 - lam)).view(-1, 1, 1, 1, 1)), target
+def stillmix(clip, share, lam, stills):
+    """Li et al. 2023, lam ~ Beta(200, 200): stills (N, 3, 1 or T, H, W) laid over all frames; the
+    label is kept."""
+    return torch.lerp(clip, stills, (share * (1 - lam)).view(-1, 1, 1, 1, 1))
 
 
-# The augmentations, each with the a of its Beta(a, a).
-AUGMENT = {"mixup": (mixup, 0.2), "videomix": (videomix, 1.0), "stillmix": (stillmix, 200.0)}
+def stills_of_others(clip):
+    """(N, 3, T, H, W) -> the same, of each sample a random frame of another, any of the batch"""
+    n = len(clip)
+    others = (torch.arange(n) + torch.randint(1, n, (n,))) % n
+    return static_clip(clip[others], "random")
 
 
-def augment(clip, target, name, prob):
-    """One of Table 1's augmentations: one lambda a batch (of each part and process), each sample
-    with probability prob."""
-    if name == "none":
+def background_erasing(clip, share, lam):
+    """BE, Wang et al. 2021, lam ~ 0.3 Beta(1, 1): a random frame of the clip itself laid over all
+    of its frames; the label is kept."""
+    return torch.lerp(clip, static_clip(clip, "random"), (share * lam).view(-1, 1, 1, 1, 1))
+
+
+def actorcutmix(clip, target, share, actors):
+    """Zou et al. 2023: the actors, where actors (N, 1, T, H, W) is 1, on another sample; with r for
+    their share of the pixels, labels weighted by 1 - (1 - r)^4."""
+    area = actors.mean((1, 2, 3, 4))
+    # A clip without an actor, or full of them, stays as it is.
+    share = share * ((area > 0) & (area < 1))
+    keep = 1 - share.view(-1, 1, 1, 1, 1) * (1 - actors)
+    weight = 1 - share * (1 - area) ** 4
+    mixed = torch.lerp(clip.roll(1, 0), clip, keep)
+    return mixed, torch.lerp(target.roll(1, 0), target, weight[:, None])
+
+
+def fame(clip, share, mean, std):
+    """Ding et al. 2022: what moves, and what has its colours, on another sample; the label is
+    kept."""
+    shape = (3, 1, 1, 1)
+    rgb = clip * clip.new_tensor(std).view(shape) + clip.new_tensor(mean).view(shape)
+    foreground = moving_half(rgb)[:, None, None]  # (N, 1, 1, H, W)
+    keep = 1 - share.view(-1, 1, 1, 1, 1) * (1 - foreground)
+    return torch.lerp(clip.roll(1, 0), clip, keep)
+
+
+def moving_half(rgb):
+    """(N, 3, T, H, W) from 0 to 1 -> (N, H, W), 1 in that half of the pixels whose colours are
+    those of the half where frames differ most rather than of the tenth where they differ least"""
+    pixels = rgb.shape[-2] * rgb.shape[-1]
+    difference = rgb.diff(dim=2).abs().sum(1).mean(1)  # (N, H, W)
+    difference = blur(difference).flatten(1)
+    moving = difference.topk(pixels // 2).indices
+    still = difference.topk(pixels // 10, largest=False).indices
+    colours = colour_bins(rgb.mean(2)).flatten(1)  # (N, H W)
+    in_moving = count_bins(colours.gather(1, moving))
+    in_still = count_bins(colours.gather(1, still)) + 1
+    p_moving = (in_moving / in_moving.sum(1, keepdim=True)).gather(1, colours)
+    p_still = (in_still / in_still.sum(1, keepdim=True)).gather(1, colours)
+    likely = (p_moving / (p_moving + p_still)).view(-1, *rgb.shape[-2:])
+    foreground = blur(likely).flatten(1).topk(pixels // 2).indices
+    mask = torch.zeros_like(difference).scatter(1, foreground, 1.0)
+    return mask.view(-1, *rgb.shape[-2:])
+
+
+def blur(image):
+    """(N, H, W) -> the same, a Gaussian as wide as a tenth of the height"""
+    size = image.shape[1] // 10 // 2 * 2 + 1
+    return v2.functional.gaussian_blur(image[:, None], [size, size], [size / 3, size / 3])[:, 0]
+
+
+def colour_bins(rgb):
+    """(N, 3, H, W) -> (N, H, W) from 0 to 999: ten steps each of the value, and of the saturation
+    along the two axes of the hue's plane"""
+    red, green, blue = rgb.clamp(0, 1).unbind(1)
+    value = rgb.clamp(0, 1).amax(1)
+    x = (red - (green + blue) / 2) / (value + 1e-8)  # -1 to 1
+    y = math.sqrt(0.75) * (green - blue) / (value + 1e-8)
+    tens = (9 * (x + 1) / 2).round() + 10 * (9 * (y + 1) / 2).round() + 100 * (9 * value).round()
+    return tens.long()
+
+
+def count_bins(colours):
+    """(N, n) from 0 to 999 -> (N, 1000) how often each"""
+    counts = torch.zeros(len(colours), 1000, device=colours.device)
+    return counts.scatter_add(1, colours, torch.ones_like(colours, dtype=counts.dtype))
+
+
+# The a of an augmentation's lambda ~ Beta(a, a).
+BETA = {"mixup": 0.2, "videomix": 1.0, "be": 1.0, "stillmix": 200.0}
+
+
+def augment(batch, target, args):
+    """One of Table 1's augmentations -> clips, targets (N, K). One lambda a batch (of each part and
+    process), each sample with probability --augment-prob."""
+    clip = batch["clip"]
+    if args.augment == "none":
         return clip, target
-    mix, a = AUGMENT[name]
-    lam = torch.distributions.Beta(a, a).sample().item()
-    share = (torch.rand(len(clip)) < prob).float().to(clip.device)
-    return mix(clip, target, share, lam)
+    lam = None
+    if args.augment in BETA:
+        a = BETA[args.augment]
+        lam = torch.distributions.Beta(a, a).sample().item()
+    share = (torch.rand(len(clip)) < args.augment_prob).float().to(clip.device)
+    if args.augment == "mixup":
+        return mixup(clip, target, share, lam)
+    if args.augment == "videomix":
+        return videomix(clip, target, share, lam)
+    if args.augment == "actorcutmix":
+        return actorcutmix(clip, target, share, batch["actors"])
+    if args.augment == "be":
+        return background_erasing(clip, share, 0.3 * lam), target
+    if args.augment == "fame":
+        return fame(clip, share, args.mean, args.std), target
+    stills = batch.get("stills")
+    if stills is None:
+        stills = stills_of_others(clip)
+    return stillmix(clip, share, lam, stills), target
 
 
 # ---- Model ---------------------------------------------------------------------------------------
@@ -320,16 +516,28 @@ def build_model(args, num_classes):
     """-> Network of args.model, from random weights."""
     names = torchvision.models.list_models(torchvision.models.video)
     if args.model == "tiny":
-        backbone = Tiny(num_classes)
+        net = Network(Tiny(num_classes), num_classes)
     elif ":" in args.model:
-        backbone = own_network(args.model, num_classes)
+        net = Network(own_network(args.model, num_classes), num_classes)
     elif args.model in names:
-        backbone = torchvision.models.get_model(args.model, weights=None)
+        net = Network(torchvision.models.get_model(args.model, weights=None), num_classes)
+    elif args.model in torchvision.models.list_models(torchvision.models):
+        net = ImageNetwork(torchvision.models.get_model(args.model, weights=None), num_classes)
     else:
         raise UserError(
-            f"--model {args.model}: not one of tiny, {', '.join(names)}, nor MODULE:FUNCTION"
+            f"--model {args.model}: not one of tiny, {', '.join(names)}, nor one of "
+            "torchvision.models, nor MODULE:FUNCTION"
         )
-    return Network(backbone, num_classes).to(memory_format=layout(args))
+    return net.to(memory_format=layout(args))
+
+
+class ImageNetwork(Network):
+    """A network of images, which sees each frame by itself; features are their mean."""
+
+    def features(self, clip):
+        """(N, 3, T, H, W) -> (N, D)"""
+        frames = clip.transpose(1, 2).flatten(0, 1)  # (N T, 3, H, W)
+        return self.backbone(frames).unflatten(0, (len(clip), -1)).mean(1)
 
 
 def layout(args):
@@ -415,8 +623,7 @@ def total_loss(l_ce, l_adv, l_ent, l_gp, w_adv, w_ent, w_gp):
 
 # ---- Training ------------------------------------------------------------------------------------
 def training_step(model, batch, args, backward=None, log=False):
-    """One batch {"clip": (N, 3, T, H, W) float, "label": (N,)} -> loss of Eq. (5), dict of what is
-    logged.
+    """One batch of `prepare` -> loss of Eq. (5), dict of what is logged.
 
     backward: called with L_CE as soon as it is known, so that the moving clip's graph is freed
     before the static clip needs its own: the same gradient in less memory. The loss returned then
@@ -430,7 +637,7 @@ def training_step(model, batch, args, backward=None, log=False):
     target = label
     if args.augment != "none":
         target = F.one_hot(label, head.out_features).float()
-    mixed, target = augment(clip, target, args.augment, args.augment_prob)
+    mixed, target = augment(batch, target, args)
     # Gradients are exchanged in a step's last backward pass: not in this one where the static
     # clip's follows.
     with no_sync(model, needs_static):
@@ -444,7 +651,10 @@ def training_step(model, batch, args, backward=None, log=False):
 
     l_adv = l_ent = l_gp = 0.0
     if needs_static:
-        static = static_clip(clip, args.static_frame).requires_grad_(args.w_gp > 0)
+        static = batch.get("static")
+        if static is None:
+            static = static_clip(clip, args.static_frame)
+        static.requires_grad_(args.w_gp > 0)
         # A compiled model has no second backward pass, nor has fused attention.
         eager = getattr(model, "_orig_mod", model)
         held_statistics = running_statistics(model, args.static_bn == "eval")  # S3
@@ -483,43 +693,52 @@ def unwrapped(model):
 
 
 @torch.inference_mode()
-def validate(model, loader, args, device):
+def validate(model, loader, args, device, name="val"):
     """-> {"val/...": figure} of the validation list: its clips, and their middle frames held still
-    (IID alone)."""
+    (IID alone); or of a list of --watch."""
     # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
-    n = loss = right = static_right = static_entropy = 0.0
+    n = loss = right = static_right = contrasted = static_entropy = 0.0
     unreadable = []
     for batch in loader:
         readable = batch["bad"] == 0
         unreadable += batch["index"][~readable].tolist()
         if not readable.any():
             continue
-        clip = normalise(batch["clip"][readable].to(device), args.mean, args.std)
-        label = batch["label"][readable].to(device)
+        chosen = {key: batch[key][readable] for key in ("clip", "label")}
+        prepared = prepare(chosen, args, device)
+        clip = prepared["clip"]
+        label = prepared["label"]
+        static = prepared.get("static")
+        if static is None:
+            static = static_clip(clip, "middle")
         with autocast(device, args.amp):
             z = model(clip).float()
-            z_static = model(static_clip(clip, "middle")).float()
+            z_static = model(static).float()
+        is_right = z.argmax(1) == label
+        static_is_right = z_static.argmax(1) == label
         n += len(label)
         loss += float(F.cross_entropy(z, label, reduction="sum"))
-        right += float((z.argmax(1) == label).sum())
-        static_right += float((z_static.argmax(1) == label).sum())
+        right += float(is_right.sum())
+        static_right += float(static_is_right.sum())
+        contrasted += float((is_right & ~static_is_right).sum())
         static_entropy -= float((z_static.softmax(1) * z_static.log_softmax(1)).sum())
     model.train()
-    n, loss, right, static_right, static_entropy = total(
-        n, loss, right, static_right, static_entropy
+    n, loss, right, static_right, contrasted, static_entropy = total(
+        n, loss, right, static_right, contrasted, static_entropy
     )
     if not n:
-        raise UserError("no validation video can be read: check --val and --root")
+        raise UserError(f"no video of --{name} can be read: check it, and --root")
     return {
-        "val/loss": loss / n,
-        "val/accuracy": right / n,
-        "val/static_accuracy": static_right / n,
-        "val/static_entropy": static_entropy / n,
-        "val/chance": 1 / model.head.out_features,
-        "val/videos": int(n),
-        "val/unreadable": [loader.dataset.dataset.paths[i] for i in union(unreadable)],
+        f"{name}/loss": loss / n,
+        f"{name}/accuracy": right / n,
+        f"{name}/static_accuracy": static_right / n,
+        f"{name}/contrasted": contrasted / n,
+        f"{name}/static_entropy": static_entropy / n,
+        f"{name}/chance": 1 / model.head.out_features,
+        f"{name}/videos": int(n),
+        f"{name}/unreadable": [loader.dataset.dataset.paths[i] for i in union(unreadable)],
     }
 
 
@@ -532,11 +751,26 @@ def learning_rate(step, steps_per_epoch, args):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def prepare(batch, args, device):
-    """A batch of the loader -> what training_step takes"""
-    clip = batch["clip"].to(device, non_blocking=True)
-    clip = normalise(clip, args.mean, args.std).contiguous(memory_format=layout(args))
-    return {"clip": clip, "label": batch["label"].to(device, non_blocking=True)}
+def prepare(batch, args, device, bank=None):
+    """A batch of the loader -> {"clip": (N, 3, T, H, W) float, "label": (N,)}, and where asked for
+    "actors" (N, 1, T, H, W) of 0 and 1, "static" like the clip, "stills" (N, 3, 1, H, W)"""
+
+    def normalised(pixels):
+        pixels = normalise(pixels.to(device, non_blocking=True), args.mean, args.std)
+        return pixels.contiguous(memory_format=layout(args))
+
+    clip = batch["clip"]
+    prepared = {"label": batch["label"].to(device, non_blocking=True)}
+    if clip.ndim == 6:
+        clip, second = clip.unbind(1)
+        if args.backgrounds:
+            prepared["static"] = normalised(second)
+        else:
+            prepared["actors"] = (second[:, :1].to(device) > 127).float()
+    prepared["clip"] = normalised(clip)
+    if bank is not None:
+        prepared["stills"] = normalised(bank[torch.randint(len(bank), (len(clip),))])
+    return prepared
 
 
 def make_optimizer(net, args):
@@ -552,7 +786,7 @@ def train(args):
     rank, world, device = start(args.seed)
     data = make_data(args)
     order = Order(len(data.train), args.batch_size, args.seed, rank, world, args.accumulate)
-    if args.augment != "none" and args.batch_size < 2 * order.parts:
+    if args.augment not in ("none", "be") and args.batch_size < 2 * order.parts:
         raise UserError(
             f"--augment mixes the clips of a part of the batch: --batch-size of at least two times "
             f"processes x --accumulate = {2 * order.parts}"
@@ -560,12 +794,17 @@ def train(args):
     loader = make_loader(
         data.train, args, device, batch_sampler=order, persistent_workers=args.workers > 0
     )
-    val_part = Subset(data.val, range(rank, len(data.val), world))
-    val_loader = make_loader(val_part, args, device, batch_size=args.batch_size)
+
+    def test_loader(videos):
+        part = Subset(videos, range(rank, len(videos), world))
+        return make_loader(part, args, device, batch_size=args.batch_size)
+
+    val_loader = test_loader(data.val)
+    watched = {f"watch/{name}": test_loader(videos) for name, videos in data.watched.items()}
 
     net = build_model(args, len(data.train.videos.classes))
     try_clip(net, args)
-    run = Run("albar", args, data.train, data.val)
+    run = Run("albar", args, data.train, data.val, labels=[data.bank])
     note = run.note or first_weights(net, args, data.train.videos.classes)
     net.to(device)
     model = DistributedDataParallel(net) if world > 1 else net
@@ -594,7 +833,7 @@ def train(args):
                 for part, batch in enumerate(parts):
                     last = part + 1 == args.accumulate
                     seed_step(args.seed, step * args.accumulate + part, rank)
-                    prepared = prepare(batch, args, device)
+                    prepared = prepare(batch, args, device, data.bank)
                     # Of a batch in parts, the last exchanges the gradients.
                     with no_sync(model, not last):
                         loss, metrics = training_step(
@@ -612,7 +851,10 @@ def train(args):
                     if interrupt.asked():
                         break
             if step == (epoch + 1) * steps_per_epoch:
-                run.log_epoch(step, validate(net, val_loader, args, device))
+                metrics = validate(net, val_loader, args, device)
+                for name, ood_loader in watched.items():
+                    metrics |= validate(net, ood_loader, args, device, name)
+                run.log_epoch(step, metrics)
             # [same in all scripts: the loop's tail]
             run.save("last.pt", step)
             if interrupt.stop:
@@ -842,24 +1084,32 @@ def read_actor(videos, i, masks):
     frames = read_clip(file, range(num_frames(file)))
     place = masks[videos.paths[i]]
     if isinstance(place, Boxes):
-        mask = torch.zeros(frames.shape[:3], dtype=torch.uint8)
-        for image, boxes in zip(mask, place(videos.paths[i], np.arange(len(frames))), strict=True):
-            fill_boxes(image[..., None], boxes, torch.ones(1, dtype=torch.uint8))
-        mask = mask.float()
+        mask = draw_boxes(place, videos.paths[i], np.arange(len(frames)), frames.shape[1:3])
     else:
         mask = read_masks(place)
     if abs(len(mask) - len(frames)) > 1:
         raise UserError(f"{len(mask)} masks for {len(frames)} frames")
-    if abs(mask.shape[1] / mask.shape[2] * frames.shape[2] / frames.shape[1] - 1) > 0.03:
-        raise UserError(
-            f"masks of {tuple(mask.shape[1:])} for frames of {tuple(frames.shape[1:3])}"
-        )
     frames = frames[: len(mask)]
-    mask = mask[: len(frames)]
-    mask = F.interpolate(mask[None], frames.shape[1:3], mode="bilinear", align_corners=False)[0]
+    mask = fit_masks(mask[: len(frames)], frames.shape[1:3])
     if not (mask > 0.5).any():
         raise UserError("all of its masks are empty")
     return frames, mask
+
+
+def draw_boxes(boxes, path, indices, size):
+    """-> (n, H, W) of 0 and 1, H, W = size: Boxes of some frames (n,) of a video"""
+    mask = torch.zeros(len(indices), *size, dtype=torch.uint8)
+    for image, frame_boxes in zip(mask, boxes(path, indices), strict=True):
+        fill_boxes(image[..., None], frame_boxes, torch.ones(1, dtype=torch.uint8))
+    return mask.float()
+
+
+def fit_masks(mask, size):
+    """(n, h, w) -> (n, H, W) of size H, W; UserError for another shape of the picture"""
+    height, width = size
+    if abs(mask.shape[1] / mask.shape[2] * width / height - 1) > 0.03:
+        raise UserError(f"masks of {tuple(mask.shape[1:])} for frames of {tuple(size)}")
+    return F.interpolate(mask[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def count_frames(mask):
@@ -1011,7 +1261,90 @@ def report(done, bad, args):
         print(f"boxes around the actors would hold {around:.0%} that is not the actor")
 
 
-STEPS = {"scuba": (ScubaArgs, scuba, {})}
+# ---- StillMix's bank: Li et al. 2023 -------------------------------------------------------------
+@dataclass
+class StillbankArgs:
+    run: str = arg("", "a run of this script on clips of one frame: --baseline --frames 1")
+    model: str = arg("", "your own MODULE:FUNCTION that the run was trained with")
+    out: str = arg("bank", "folder of the bank, for --bank")
+    per_video: int = arg(8, "frames of a video that are looked at, evenly spaced", low=1)
+    hardest: float = arg(
+        0.1, "share of the frames left out, the least easy; Li et al.: UCF101 0.5", low=0, high=0.99
+    )
+    pictures: int = arg(1024, "frames of the bank; Li et al.", low=1)
+    seed: int = arg(0, "seed of the draw", low=0)
+    batch_size: int = arg(32, "videos in a forward pass", low=1)
+    workers: int = arg(4, "loader processes of each process", low=0)
+    amp: str = arg("none", "mixed precision on CUDA", choices=("none", "bf16", "fp16"))
+
+
+def stillbank(args):
+    """The frames that a network of single frames names with most confidence, for StillMix (Li et
+    al. 2023, ICCV; Table 1).
+
+    python albar.py --baseline --frames 1 --model resnet50 --weights IMAGENET1K_V2 \\
+        --train train.txt --root videos --out runs/frame
+    python albar.py stillbank --run runs/frame --out bank
+    python albar.py --baseline --augment stillmix --bank bank --train train.txt --root videos
+
+    It looks at the videos that the run was trained on. Of all frames in the order of their highest
+    probability, right or wrong, the bank has a random sample without the hardest share. OUT has the
+    probabilities, in the form of `sdn.py scenes`, a column a frame, and the folder frames of
+    pictures, squeezed to the run's size. After a kill the same command goes on; torchrun's
+    processes share the videos. Li et al. look at every frame.
+    """
+    if not args.run:
+        raise UserError("name a run on clips of one frame: --run runs/frame")
+    saved = load_checkpoint(args.run, "albar")
+    run_args = checkpoint_args(Args, saved, args.run, args.model)
+    if run_args.frames != 1:
+        raise UserError(f"{args.run}: of clips of {run_args.frames} frames: train one --frames 1")
+    rank, _, device = start(0, timedelta(days=7))
+    model = build_model(run_args, len(saved["classes"]))
+    restore(model, saved["model"], args.run)
+    model.to(device).eval()
+    mixed_precision = autocast(device, args.amp)
+    videos, _ = read_lists(run_args)
+    sample = partial(evenly, frames=args.per_video)
+    dataset = Videos(videos, sample, test_transform(run_args.size, run_args.resize))
+
+    def look(clip):
+        frames = clip.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (N F, 3, 1, H, W)
+        with torch.inference_mode(), mixed_precision:
+            z = model(normalise(frames, run_args.mean, run_args.std)).float()
+        return z.softmax(1).amax(1).view(len(clip), -1), None
+
+    columns = [f"frame {i + 1} of {args.per_video}" for i in range(args.per_video)]
+    made = dict(what="highest probability", run=args.run, step=saved["step"])
+    made |= dict(hardest=args.hardest, pictures=args.pictures, seed=args.seed)
+    label_videos(args, dataset, look, columns, made, device)
+    if rank == 0:
+        write_bank(args, videos, run_args.size)
+
+
+def write_bank(args, videos, size):
+    """Draw the frames of a bank, and write their pictures."""
+    folder = Path(args.out, "frames")
+    if folder.exists():
+        return
+    probability = np.array(open_labels(args.out).labels, np.float32)  # (videos, frames)
+    order = probability.ravel().argsort(kind="stable")
+    order = order[~np.isnan(probability.ravel()[order])]
+    easy = order[int(args.hardest * len(order)) :]
+    chosen = np.random.default_rng(args.seed).permutation(easy)[: args.pictures]
+    with whole(folder) as part:
+        part.mkdir()
+        for number, place in enumerate(tqdm(chosen, desc=str(folder), disable=None)):
+            video, column = divmod(int(place), args.per_video)
+            file = videos.full(video)
+            frame = evenly(num_frames(file), args.per_video)[column]
+            picture = read_clip(file, [frame])[0].permute(2, 0, 1)
+            picture = v2.functional.resize(picture, [size, size], antialias=True)
+            write_picture(part / f"{number:06}.png", picture.permute(1, 2, 0).numpy())
+    print(f"{folder}: {len(chosen)} of {probability.size} frames")
+
+
+STEPS = {"scuba": (ScubaArgs, scuba, {}), "stillbank": (StillbankArgs, stillbank, {})}
 
 if __name__ == "__main__":
     cli(Args, train, presets={"toy": TOY, "baseline": BASELINE}, steps=STEPS)
