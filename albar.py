@@ -729,7 +729,7 @@ def validate(model, loader, args, device, name="val"):
         n, loss, right, static_right, contrasted, static_entropy
     )
     if not n:
-        raise UserError(f"no video of --{name} can be read: check it, and --root")
+        raise UserError(f"no validation video can be read: check --{name} and --root")
     return {
         f"{name}/loss": loss / n,
         f"{name}/accuracy": right / n,

@@ -713,7 +713,7 @@ def test_bad_videos_are_skipped_up_to_a_share_and_named(script, flags, tmp_path)
 
 # Flags that are wrong, and what the message says; {world} and {tmp} are folders.
 EVERY_SCRIPT = {
-    "model": (dict(model="resnet50"), "--model resnet50: not one of tiny, .*r3d_18"),
+    "model": (dict(model="resnet51"), "--model resnet51: not one of tiny, .*r3d_18"),
     "weights": (dict(weights="KINETICS"), "--weights KINETICS: no such file"),
     "accumulate": (dict(accumulate=3), "--batch-size 8 .* processes x --accumulate = 3"),
     "amp": (dict(amp="bf16"), "--amp bf16 is for CUDA"),
