@@ -5,10 +5,12 @@ train01.txt, test01.txt (nine classes of UCF101, its first official split); J-HM
 masks too, masks/CLASS/NAME.npz, key mask, (T, H, W) bool.
 
 In data/real are then
-    jhmdb, ucf9    links to FOLDER's
-    humans.jsonl   boxes around the masks of J-HMDB, as `sdn.py humans` finds them
-    scenes/        pseudo scene labels of the videos of UCF101: clusters of the colours of a video's
-                   middle frame, as no classifier of scenes was at hand
+    jhmdb/, ucf9/           links to what FOLDER's have
+    humans.jsonl            boxes around the masks of J-HMDB, as `sdn.py humans` finds them
+    scenes/, scenes-jhmdb/  pseudo scene labels of the videos of UCF101 and of J-HMDB: clusters of
+                            the colours of a video's middle frame, as no classifier was at hand
+    photos/, textures/      backgrounds for `albar.py scuba`: frames of UCF101's training videos,
+                            and drawn pictures of coloured cells
 """
 
 import json
@@ -16,9 +18,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from toy import ROOT, box_around, numbered, publish, workplace, write_labels_folder
+from toy import ROOT, box_around, draw_texture, numbered, publish, workplace, write_labels_folder
 
 SCENES = 24
+PICTURES = 300  # backgrounds of each kind
 GRID = 6  # cells of a frame's side, of which the mean colours are taken
 
 
@@ -52,6 +55,33 @@ def colours_of(video):
     return np.concatenate(cells)
 
 
+def write_pictures(ucf9, part):
+    """photos/ and textures/"""
+    from common import num_frames, read_clip, write_picture
+
+    rng = np.random.default_rng(0)
+    for name in ("photos", "textures"):
+        (part / name).mkdir()
+    paths = listed(ucf9 / "train01.txt")
+    for number, i in enumerate(rng.permutation(len(paths))[:PICTURES]):
+        video = ucf9 / paths[i]
+        frame = read_clip(video, [num_frames(video) // 2])[0]
+        write_picture(part / f"photos/{number:03}.png", frame.numpy())
+    for number in range(PICTURES):
+        picture = draw_texture(rng).clip(0, 255).astype(np.uint8)
+        write_picture(part / f"textures/{number:03}.png", picture)
+
+
+def write_scenes(folder, names, out):
+    """A labels folder of the videos of the lists `names` in a folder."""
+    paths = []
+    for name in names:
+        paths += listed(folder / name)
+    colours = np.stack([colours_of(folder / path) for path in paths])
+    made = {"made": "clusters of colours", "grid": GRID}
+    write_labels_folder(out, paths, numbered("scene", SCENES), cluster(colours, SCENES), made)
+
+
 def squared_distances(x, centres):
     """(n, D), (M, D) -> (n, M)"""
     return np.stack([((x - centre) ** 2).sum(1) for centre in centres], 1)
@@ -77,18 +107,18 @@ def make(folder, out):
         return
     with workplace(out) as part:
         for name in ("jhmdb", "ucf9"):
-            (part / name).symlink_to((folder / name).resolve())
+            (part / name).mkdir()
+            for path in sorted((folder / name).iterdir()):
+                (part / name / path.name).symlink_to(path.resolve())
         jhmdb = part / "jhmdb"
         with (part / "humans.jsonl").open("w") as file:
             file.write(json.dumps({"made": "boxes around J-HMDB's masks"}) + "\n")
             for path in listed(jhmdb / "train.txt") + listed(jhmdb / "test.txt"):
                 file.write(json.dumps(boxes_of(jhmdb, path)) + "\n")
         ucf9 = part / "ucf9"
-        paths = listed(ucf9 / "train01.txt") + listed(ucf9 / "test01.txt")
-        colours = np.stack([colours_of(ucf9 / path) for path in paths])
-        made = {"made": "clusters of colours", "grid": GRID}
-        labels = cluster(colours, SCENES)
-        write_labels_folder(part / "scenes", paths, numbered("scene", SCENES), labels, made)
+        write_scenes(ucf9, ("train01.txt", "test01.txt"), part / "scenes")
+        write_scenes(jhmdb, ("train.txt", "test.txt"), part / "scenes-jhmdb")
+        write_pictures(ucf9, part)
         publish(part, out)
 
 

@@ -5,19 +5,24 @@ import json
 import numpy as np
 import real
 
-from common import Boxes, open_labels, read_list, write_picture
+from common import Boxes, num_frames, open_labels, read_list, write_picture, write_video
 
 
-def test_what_is_made_of_two_data_sets(tmp_path):
+def test_what_is_made_of_two_data_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(real, "SCENES", 2)
+    monkeypatch.setattr(real, "PICTURES", 7)
     rng = np.random.default_rng(0)
     jhmdb = tmp_path / "jhmdb"
     (jhmdb / "masks/run").mkdir(parents=True)
     mask = np.zeros((3, 20, 30), bool)
     mask[0, 4:9, 10:25] = True
     mask[2, 0, 0] = True
-    np.savez(jhmdb / "masks/run/a.npz", mask=mask)
-    (jhmdb / "train.txt").write_text("videos/run/a.mp4 0\n")
-    (jhmdb / "test.txt").write_text("")
+    (jhmdb / "videos/run").mkdir(parents=True)
+    for name, part in (("a", "train"), ("b", "test")):
+        np.savez(jhmdb / f"masks/run/{name}.npz", mask=mask)
+        frames = rng.integers(0, 255, (3, 20, 30, 3), dtype=np.uint8)
+        write_video(jhmdb / f"videos/run/{name}.mp4", frames, 10)
+        (jhmdb / f"{part}.txt").write_text(f"videos/run/{name}.mp4 0\n")
     ucf9 = tmp_path / "ucf9"
     ucf9.mkdir()
     # Two colours, which the clusters tell apart.
@@ -37,7 +42,11 @@ def test_what_is_made_of_two_data_sets(tmp_path):
     labels = open_labels(out / "scenes")
     assert labels.paths == [f"{i}.png" for i in range(40)]
     rows = np.asarray(labels.labels, np.float32)
-    assert rows.shape == (40, real.SCENES) and np.allclose(rows.sum(1), 1, atol=1e-2)
+    assert rows.shape == (40, 2) and np.allclose(rows.sum(1), 1, atol=1e-2)
     first, second = (set(rows[i::2].argmax(1)) for i in range(2))
     assert not first & second
+    for name in ("photos", "textures"):
+        assert num_frames(out / name) == 7
+    (out / "jhmdb/new.txt").touch()
+    assert not (jhmdb / "new.txt").exists()  # nothing is written into FOLDER
     assert json.loads((out / "scenes/made.json").read_text())["made"] == "clusters of colours"

@@ -50,7 +50,7 @@ def test_the_flags_of_a_row_are_those_of_its_script(name, monkeypatch):
 
 
 def test_tables_and_claims_name_what_is_measured():
-    known = set(results.metrics_by_key()) | BACKGROUNDS | {"unrest", "inside", "area"}
+    known = set(results.metrics_by_key()) | BACKGROUNDS | {"inside", "area"}
     numbers = []
     for name, table in TABLES.items():
         assert set(table.all_rows()) <= set(ROWS), name
@@ -249,7 +249,6 @@ def shell(monkeypatch, tmp_path):
             (out / "log.jsonl").write_text('{"device": "cpu"}\n')
 
     monkeypatch.setattr(results.Lab, "shell", run)
-    monkeypatch.setattr(results, "unrest", lambda log: 0.0)
     return commands
 
 
@@ -379,3 +378,12 @@ def test_rows_of_several_endings_stand_side_by_side(shell):
     heading, _, row = results.table_lines("one")
     assert heading == "|  | seeds | no scenes, IID ↑ | 60 % scenes, IID ↑ |"
     assert row.startswith("| base | 2 | ") and row.count("±") == 2
+
+
+def test_unrest_of_the_watched_lists(tmp_path):
+    """Of the mean over the lists, in the second half: 30, 50, 20 have changes of 20 and 30."""
+    lines = [{"step": 1, "val/contrasted": 0.9}]
+    for first, second in ((0.0, 0.9), (0.9, 0.0), (0.2, 0.4), (0.5, 0.5), (0.1, 0.3)):
+        lines.append({"watch/a/contrasted": first, "watch/b/contrasted": second})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert results.unrest(tmp_path / "log.jsonl") == pytest.approx(25)
