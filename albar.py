@@ -523,6 +523,8 @@ def build_model(args, num_classes):
         net = Network(torchvision.models.get_model(args.model, weights=None), num_classes)
     elif args.model in torchvision.models.list_models(torchvision.models):
         net = ImageNetwork(torchvision.models.get_model(args.model, weights=None), num_classes)
+        # Its weights have no frames' dimension, which layout() counts on.
+        return net.to(memory_format=torch.channels_last) if args.channels_last else net
     else:
         raise UserError(
             f"--model {args.model}: not one of tiny, {', '.join(names)}, nor one of "

@@ -426,6 +426,11 @@ def test_a_network_of_images_sees_each_frame_by_itself():
     frames = [net.features(clip[:, :, t : t + 1]) for t in range(4)]
     torch.testing.assert_close(net.features(clip), torch.stack(frames).mean(0))
     assert any(key.startswith("backbone.layer1.0.conv1") for key in net.state_dict())
+    args = Args(model="resnet18", channels_last=True)
+    last = albar.build_model(args, 3).eval()
+    last.load_state_dict(net.state_dict())
+    clip = clip.contiguous(memory_format=albar.layout(args))
+    torch.testing.assert_close(last.features(clip), net.features(clip))
 
 
 CONTRADICTIONS = {
