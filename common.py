@@ -738,6 +738,20 @@ class Row:
     label: int
 
 
+@dataclass
+class WaterbirdsRow(Row):
+    part: str  # train, val or test
+    background: str  # land or water
+
+
+# What the numbers mean in the columns of Waterbirds' metadata.csv.
+WATERBIRDS = {
+    "y": {"0": "landbird", "1": "waterbird"},
+    "split": {"0": "train", "1": "val", "2": "test"},
+    "place": {"0": "land", "1": "water"},
+}
+
+
 def read_lines(file):
     """[("file:number", text)] of the lines that are not blank; UTF-8 with or without BOM, LF or
     CRLF."""
@@ -755,7 +769,9 @@ def read_list(path, root="", part="train", split=1, classes=None):
     """VideoList of a list file, or of HMDB51's folder of <class>_test_splitN.txt.
 
     The kind is told by what is on disk: HMDB51's is a folder; UCF101's has classInd.txt beside it;
-    else a line is `path label`, or `folder frames label` where there is such a folder of frames.
+    Waterbirds' metadata.csv has its header; else a line is `path label`, or `folder frames label`
+    where there is such a folder of frames. part: train, val or test, of those that have parts;
+    HMDB51's val is its test part.
     Class names come from classInd.txt, k400_actions.txt (ARAS) or classes.txt beside the list, else
     from the videos' folders if they go one to one with the labels, else they are the labels. root:
     the videos' folder, "" for the list's. classes: the training run's, which the list's own must
@@ -768,12 +784,12 @@ def read_list(path, root="", part="train", split=1, classes=None):
         names, rows = read_hmdb51(path, part, split)
     else:
         root = Path(root or path.parent)
-        kind, names, rows = read_file(path, root)
+        kind, names, rows = read_file(path, root, part)
     if not rows:
         raise UserError(f"{path}: empty list")
     check_classes(path, names, classes)
     check_labels(rows, classes or names)
-    if part == "test":
+    if part != "train":
         check_folders(rows, classes or names)
     if path.is_dir():
         content = "".join(f"{row.path} {row.label}\n" for row in rows).encode()
@@ -789,9 +805,14 @@ def read_list(path, root="", part="train", split=1, classes=None):
     )
 
 
-def read_file(path, root):
+def read_file(path, root, part):
     """-> kind, class names or [], rows of a list file"""
     lines = read_lines(path)
+    if is_waterbirds(path, lines):
+        rows = [row for row in read_waterbirds(lines) if row.part == part]
+        if not rows:
+            raise UserError(f"{path}: no image of the {part} part in its column split")
+        return "Waterbirds", list(WATERBIRDS["y"].values()), rows
     if path.with_name("classInd.txt").exists():
         names = [text.split()[-1] for _, text in read_lines(path.with_name("classInd.txt"))]
         if any(text.split("/")[0] in names for _, text in lines):
@@ -912,6 +933,42 @@ def read_hmdb51(folder, part, split):
     if not rows:
         raise UserError(f"{folder}: no {part} videos in *{ending}")
     return names, rows
+
+
+def is_waterbirds(path, lines):
+    """Whether the lines of a file begin with the header of Waterbirds' metadata.csv"""
+    if Path(path).suffix != ".csv" or not lines:
+        return False
+    header = lines[0][1].split(",")
+    return {"img_filename", *WATERBIRDS} <= set(header)
+
+
+def read_waterbirds(lines):
+    """Rows of Waterbirds' metadata.csv (Sagawa et al. 2020), of all its parts"""
+    header = lines[0][1].split(",")
+    rows = []
+    for place, text in lines[1:]:
+        cells = text.split(",")
+        row = dict(zip(header, cells, strict=False))
+        known = [row.get(column) in meanings for column, meanings in WATERBIRDS.items()]
+        if len(cells) != len(header) or not row["img_filename"] or not all(known):
+            raise UserError(
+                f"{place}: expected {','.join(header)}, y and place 0 or 1, split 0 to 2: "
+                f"{text[:70]!r}"
+            )
+        part = WATERBIRDS["split"][row["split"]]
+        background = WATERBIRDS["place"][row["place"]]
+        rows.append(WaterbirdsRow(place, row["img_filename"], int(row["y"]), part, background))
+    return rows
+
+
+def parts_of(path):
+    """The parts that a list has; any other is one, whatever part it is read as."""
+    if Path(path).is_dir():
+        return ("train", "test")
+    if is_waterbirds(path, read_lines(path)):
+        return ("train", "val", "test")
+    return ("train",)
 
 
 def check_classes(path, names, classes):
@@ -1054,7 +1111,7 @@ def read_lists(args):
     train_list = read_list(args.train, args.root, "train", args.split)
     train_list = each_once(train_list, args.train)
     if args.val:
-        val_list = read_list(args.val, args.root, "test", args.split, train_list.classes)
+        val_list = read_list(args.val, args.root, "val", args.split, train_list.classes)
         trained_on = {str(train_list.full(i)) for i in range(len(train_list))}
         shared = [
             path for i, path in enumerate(val_list.paths) if str(val_list.full(i)) in trained_on
@@ -1268,13 +1325,12 @@ class OfflineArgs:
 
 
 def listed_once(args):
-    """-> VideoList of the videos of the lists args.lists (of HMDB51's folder both parts), each
-    once."""
+    """-> VideoList of the videos of the lists args.lists (of HMDB51's folder and of Waterbirds all
+    parts), each once."""
     lists = []
     for path in args.lists:
-        lists.append(read_list(path, args.root, "train", args.split))
-        if Path(path).is_dir():
-            lists.append(read_list(path, args.root, "test", args.split))
+        for part in parts_of(path):
+            lists.append(read_list(path, args.root, part, args.split))
     if len({videos.root for videos in lists}) != 1:
         raise UserError("name one list of videos or more, all in the same folder or in --root")
     # A dict keeps the order of the lists.

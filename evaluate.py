@@ -6,6 +6,7 @@
         --scuba places365=LIST vqgan-clip=LIST sinusoid=LIST      # lists of your own
     python evaluate.py runs/sdn --test LIST --humans humans.jsonl --scenes scenes \\
         --train LIST --val LIST
+    python evaluate.py runs/birds --test waterbirds/metadata.csv  # and the accuracy of its groups
     python evaluate.py runs/sdn --windows 16 --crops 3 --test LIST    # other views than its own
     torchrun --nproc-per-node 8 evaluate.py runs/sdn --test LIST      # the videos shared out
     python evaluate.py list FILE --root VIDEOS > train.txt  # another data set's list, made plain
@@ -20,8 +21,8 @@
     python evaluate.py transfer hmdb51:BASELINE.json:DEBIASED.json:bias/hmdb51/bias.json ...
 
 Without --test, benchmark.json beside the run's training list says what the lists and labels are:
-    {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST, "train": LIST,
-     "val": LIST, "scenes": [FOLDER, ...], "humans": [FILE, ...]}
+    {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST, "groups": FILE,
+     "train": LIST, "val": LIST, "scenes": [FOLDER, ...], "humans": [FILE, ...]}
 Names are relative to its folder; all but "test" may be missing.
 
 Seeds share a column. So do runs that differ in --split alone, the official splits of UCF101 and
@@ -42,6 +43,8 @@ Metric map
   Confl-FG        up    SCUBA and a still actor of another class  ALBAR 4.4   top1
   contrasted      up    right on SCUBA and wrong on its SCUFO     ALBAR 4.4   contrasted
   rare            up    top-1 on actions in rare scenes (ARAS)    SMAD 4.1    top1
+  worst group     up    the least top-1 of a class in a group     ALBAR T. 9  columns
+  - CLASS-GROUP   up    top-1 of each: of waterbirds on land      ALBAR T. 9  group_hits
   shuffled        -     top-1 on the test clips, frames shuffled  Hara 3.2    shuffled_orders
   log ratio       up    ln(IID / shuffled); large: order matters  Hara (1)    log_ratio
   masked          1/K   top-1 on the test clips, humans filled    SDN 3.3     top1
@@ -147,6 +150,11 @@ class Args:
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
+    groups: str = arg(
+        "",
+        "groups within the test list's classes: lines `path group`, or Waterbirds' metadata.csv "
+        "(its places), which as --test is its own; ALBAR App. C",
+    )
     humans: tuple = arg((), "boxes, files of `sdn.py humans`; for the masked test clips")
     scenes: tuple = arg(
         (), "folders of `sdn.py scenes`: of --test for fairness, of --train and --val for the probe"
@@ -343,6 +351,7 @@ class Sources:
     """The files that a run is tested with: of the flags, or of its benchmark.json."""
 
     tests: dict  # {"test": list file, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
+    groups: str = ""
     humans: tuple = ()
     scenes: tuple = ()
     train: str = ""
@@ -368,6 +377,7 @@ class Data:
     """What is in a run's Sources."""
 
     splits: dict  # {"test": VideoList, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
+    groups: np.ndarray | None  # (n,) names of the test videos' groups
     boxes: common.Boxes | None  # of the humans in the test list's videos
     scenes: np.ndarray | None  # (n,) the scene of each test video, -1 for none
     probe: dict  # {"train": SceneList, "val": SceneList}, or {}
@@ -379,6 +389,7 @@ BENCHMARK = {
     "scuba": dict,
     "conflfg": str,
     "rare": str,
+    "groups": str,
     "train": str,
     "val": str,
     "scenes": list,
@@ -415,7 +426,7 @@ def read_benchmark(run):
     sources = Sources(tests)
     sources.humans = tuple(beside(path) for path in benchmark.get("humans", []))
     sources.scenes = tuple(beside(path) for path in benchmark.get("scenes", []))
-    for name in ("train", "val"):
+    for name in ("groups", "train", "val"):
         if benchmark.get(name):
             setattr(sources, name, beside(benchmark[name]))
     return sources
@@ -436,7 +447,7 @@ def find_sources(run, args):
         flag = next(iter(tests)).split("-")[0]
         raise UserError(f"--{flag} without --test: name the IID test list too")
     sources = Sources(tests) if tests else read_benchmark(run)
-    for name in ("humans", "scenes", "train", "val"):
+    for name in ("groups", "humans", "scenes", "train", "val"):
         if getattr(args, name):
             setattr(sources, name, getattr(args, name))
     given = [name for name in ("scenes", "train", "val") if getattr(args, name)]
@@ -452,6 +463,7 @@ def read_data(run, args):
     splits = {name: read_test_list(run, path, args) for name, path in sources.tests.items()}
     return Data(
         splits=splits,
+        groups=find_groups(run, sources, splits["test"], args),
         boxes=read_boxes(sources, splits["test"]),
         scenes=read_scenes(sources, splits["test"]),
         probe=read_probe_lists(run, sources, args),
@@ -461,9 +473,9 @@ def read_data(run, args):
 def read_test_list(run, path, args, part="test"):
     """-> VideoList. UserError where the run was trained on some of it, but with --allow-trained"""
     split = args.split or run.args["split"]
-    path = str(path).replace("{split}", str(split))
+    path = of_split(run, path, args)
     videos = common.read_list(path, args.root, part, split, run.classes)
-    if part == "test" and not args.allow_trained:
+    if part != "train" and not args.allow_trained:
         trained_on = find_trained(run, videos)
         if trained_on:
             raise UserError(
@@ -471,6 +483,11 @@ def read_test_list(run, path, args, part="test"):
                 f"{common.shortened(trained_on)}: name another list, or --allow-trained"
             )
     return videos
+
+
+def of_split(run, path, args):
+    """The path with the number of the official split for {split}"""
+    return str(path).replace("{split}", str(args.split or run.args["split"]))
 
 
 def find_trained(run, videos):
@@ -485,6 +502,47 @@ def find_trained(run, videos):
             if not both or theirs.samefile(ours):
                 found.append(path)
     return found
+
+
+def find_groups(run, sources, test, args):
+    """-> (n,) the group of each video of the VideoList test; None where none are known"""
+    file = sources.groups
+    if not file and test.kind == "Waterbirds":
+        file = sources.tests["test"]
+    if not file:
+        return None
+    file = of_split(run, file, args)
+    group_of = read_groups(file)
+    without = [path for path in test.paths if path not in group_of]
+    if without:
+        raise UserError(
+            f"--groups {file}: it has no group of {len(without)} of the {len(test)} test videos: "
+            f"{common.shortened(without)}"
+        )
+    return np.array([group_of[path] for path in test.paths])
+
+
+def read_groups(file):
+    """-> {path: group} of lines `path group`, or of Waterbirds' metadata.csv {image: place}"""
+    lines = common.read_lines(file)
+    pairs = []  # of a line's place: its path, its group
+    if common.is_waterbirds(file, lines):
+        for row in common.read_waterbirds(lines):
+            pairs.append((row.place, row.path, row.background))
+    else:
+        for place, text in lines:
+            words = text.rsplit(maxsplit=1)
+            if len(words) < 2:
+                raise UserError(f"{place}: expected `path group`: {text[:70]!r}")
+            pairs.append((place, *words))
+    group_of = {}
+    for place, path, group in pairs:
+        path = os.path.normpath(path)
+        if group_of.setdefault(path, group) != group:
+            raise UserError(
+                f"{place}: {path!r} is in group {group} here and in {group_of[path]} before"
+            )
+    return group_of
 
 
 def read_boxes(sources, test):
@@ -515,7 +573,7 @@ def read_probe_lists(run, sources, args):
     if not sources.for_probe:
         return {}
     train = read_scene_list(run, sources, sources.train, "train", args)
-    val = read_scene_list(run, sources, sources.val, "test", args)
+    val = read_scene_list(run, sources, sources.val, "val", args)
     shared = set(train.videos.paths) & set(val.videos.paths)
     if shared:
         raise UserError(
@@ -780,6 +838,18 @@ def top1(logits, labels):
     return fuse(logits).argmax(-1) == labels
 
 
+def group_hits(logits, labels, groups):
+    """top1 of each class in each group by itself, of those that there are
+
+    (n, V, K), (n,), (n,) names -> {(label, group): (places among the n, (m,) bool)}"""
+    right = top1(logits, labels)
+    hits = {}
+    for label, group in sorted(set(zip(labels.tolist(), groups.tolist(), strict=True))):
+        places = np.flatnonzero((labels == label) & (groups == group))
+        hits[label, group] = (places, right[places])
+    return hits
+
+
 def contrasted(scuba, scufo, scuba_paths, scufo_paths):
     """Right on the SCUBA video AND wrong on its SCUFO video (ALBAR Sec. 4.4), whatever the order.
 
@@ -809,8 +879,9 @@ def entropy(logits):
 def columns(mean, n_test, num_classes):
     """The table's figures from shares of videos in [0, 1]: scalars, or (R,) for the bootstrap.
 
-    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare", "shuffled",
-    "masked", "masked_entropy" in nats, "scene_probe", "adversary"}, or fewer."""
+    mean: {"test", "scuba-NAME", "scufo-NAME", "contrasted-NAME", "conflfg", "rare",
+    "group-CLASS-GROUP", "shuffled", "masked", "masked_entropy" in nats, "scene_probe",
+    "adversary"}, or fewer."""
     figures = {"iid": 100 * mean["test"]}
     for kind in ("scuba", "scufo", "contrasted"):
         each = {}
@@ -820,6 +891,13 @@ def columns(mean, n_test, num_classes):
         figures |= each
         if each:
             figures[kind] = sum(each.values()) / len(each)
+    of_groups = {}
+    for name, share in mean.items():
+        if name.startswith("group-"):
+            of_groups[name] = 100 * share
+    figures |= of_groups
+    if of_groups:
+        figures["worst-group"] = np.min(list(of_groups.values()), 0)
     if "scufo" in figures:
         figures["off_chance"] = abs(figures["scufo"] - 100 / num_classes)
     for name in ("conflfg", "rare", "shuffled", "masked", "scene_probe", "adversary"):
@@ -1099,6 +1177,17 @@ def add_split(outcomes, split, videos, predictions):
         outcomes.add(f"contrasted-{background}", both, outcomes.names[split])
 
 
+def add_groups(outcomes, groups, classes):
+    """Add the test videos' outcomes by class and group, of (n,) names."""
+    arrays = outcomes.arrays
+    arrays["test/groups"] = groups
+    used = arrays["test/used"]
+    names = np.array(outcomes.names["test"])
+    hits = group_hits(arrays["test/logits"][used], arrays["test/labels"][used], groups[used])
+    for (label, group), (places, right) in hits.items():
+        outcomes.add(f"group-{classes[label]}-{group}", right, names[places].tolist())
+
+
 def add_scenes(outcomes, scene_outcomes):
     """Add SceneOutcomes to the Outcomes."""
     for name, hits in scene_outcomes.hits.items():
@@ -1139,6 +1228,8 @@ def measure(run, args, stem):
         orders = clip_orders(run, split, args, masked=boxes is not None)
         predictions = predict(run, split, videos, orders, args, boxes)
         add_split(outcomes, split, videos, predictions)
+    if data.groups is not None:
+        add_groups(outcomes, data.groups, run.classes)
     fair_figures = {}
     fair = None
     masked = None
@@ -1189,6 +1280,7 @@ GROUPS = {
         Metric("scuba", "SCUBA ↑"),
         Metric("conflfg", "Confl-FG ↑"),
         Metric("rare", "rare ↑"),
+        Metric("worst-group", "worst group ↑"),
     ],
     "static bias": [
         Metric("scufo", "SCUFO ↓"),
@@ -1403,23 +1495,32 @@ def difference(row, metric, first):
     return f"{mean:+.{metric.digits}f} [{low}, {high}]"
 
 
-def with_backgrounds(metrics, rows):
-    """The metrics, and below SCUBA and SCUFO one for each background that a row has"""
+def with_parts(metrics, rows):
+    """The metrics, and below SCUBA and SCUFO one for each background that a row has, below the
+    worst group one for each"""
     listed = []
     for metric in metrics:
         listed.append(metric)
         if metric.key in ("scuba", "scufo"):
             for background in backgrounds(rows):
                 listed.append(Metric(f"{metric.key}-{background}", f"- {background}"))
+        if metric.key == "worst-group":
+            for group in endings(rows, "group-"):
+                listed.append(Metric(f"group-{group}", f"- {group}"))
     return listed
 
 
 def backgrounds(rows):
+    return endings(rows, "scuba-")
+
+
+def endings(rows, start):
+    """How the figures of rows go on whose names begin so"""
     names = []
     for row in rows:
         for key in row["mean"]:
-            name = key.removeprefix("scuba-")
-            if key.startswith("scuba-") and name not in names:
+            name = key.removeprefix(start)
+            if key.startswith(start) and name not in names:
                 names.append(name)
     return names
 
@@ -1431,7 +1532,7 @@ def table_by_groups(corner, rows, cell, groups=GROUPS):
     table = [[corner, *(row["name"] for row in rows)]]
     for group, metrics in groups.items():
         lines = []
-        for metric in with_backgrounds(metrics, rows):
+        for metric in with_parts(metrics, rows):
             cells = [cell(row, metric) for row in rows]
             if any(text != "-" for text in cells):
                 lines.append([metric.label, *cells])
@@ -1697,7 +1798,7 @@ def recognise(file):
     clip, *rest = first.split() or [""]
     if "_E_" in clip and "_A_" in clip and "." not in clip and len(rest) == 1:
         return Annotations("FineGym's list", read_finegym, lines)
-    if not lines or rest and rest[-1].isdecimal():
+    if not lines or rest and rest[-1].isdecimal() or common.is_waterbirds(file, lines):
         return None
     header = cells_of(first)
     if first[0] in "{[":
@@ -1869,8 +1970,12 @@ def read_any_list(args):
     annotations = recognise(args.file)
     if annotations is None:
         part = args.subset or "train"
-        if args.subset and not (Path(args.file).is_dir() and part in ("train", "test")):
-            raise UserError(f"--subset {part}: HMDB51's folder has train and test, a list has none")
+        parts = common.parts_of(args.file)
+        if args.subset and (len(parts) == 1 or part not in parts):
+            raise UserError(
+                f"--subset {part}: HMDB51's folder has train and test, Waterbirds' metadata.csv "
+                "has val too, a list has none"
+            )
         classes = read_names(args.labels) if args.labels else None
         videos = common.read_list(args.file, args.root, part, args.split, classes)
         rows = [common.Row("", *pair) for pair in zip(videos.paths, videos.labels, strict=True)]
@@ -1894,6 +1999,7 @@ def list_videos(args):
       Something-Something v2, Diving48: JSON
       ActivityNet: JSON, official or BMN's; whole videos of one class
       UCF101, HMDB51: JSON of 3D-ResNets; their own lists; `class/name` a line
+      Waterbirds: metadata.csv
       Moments in Time: CSV (and other CSV files with columns filename, label)
       Jester: CSV, `id;label`
       FineGym: text
@@ -1923,7 +2029,7 @@ def list_videos(args):
 
 @dataclass
 class CheckArgs:
-    file: str = arg("", "list, as --train takes it; of HMDB51's folder both parts", positional=True)
+    file: str = arg("", "list, as --train takes it, with all of its parts", positional=True)
     root: str = arg("", "folder of the videos; default: the list's own folder")
     split: int = arg(1, "official split of HMDB51's folder of lists", choices=(1, 2, 3))
     frames: int = arg(16, "frames of a clip: videos of fewer would loop", low=1)
@@ -1958,9 +2064,9 @@ def check(args):
     if not args.file:
         raise UserError("name a list: python evaluate.py check LIST --root VIDEOS")
     videos = common.read_list(args.file, args.root, "train", args.split)
-    if Path(args.file).is_dir():
-        test = common.read_list(args.file, args.root, "test", args.split)
-        both = dict(paths=videos.paths + test.paths, labels=videos.labels + test.labels)
+    for part in common.parts_of(args.file)[1:]:
+        more = common.read_list(args.file, args.root, part, args.split)
+        both = dict(paths=videos.paths + more.paths, labels=videos.labels + more.labels)
         videos = replace(videos, **both)
     videos = common.each_once(videos, args.file)
     loader = common.make_loader(Looks(videos), args, torch.device("cpu"), batch_size=None)
@@ -2430,7 +2536,9 @@ class FeaturesArgs:
     )
     test: str = arg("", "list of the videos, of any classes, training lists too")
     part: str = arg(
-        "test", "which part of HMDB51's folder of lists, its --test", choices=("train", "test")
+        "test",
+        "which part of HMDB51's folder of lists or of Waterbirds, its --test",
+        choices=("train", "val", "test"),
     )
     root: str = arg("", "folder of the list's videos; default: the list's own folder")
     split: int = arg(
