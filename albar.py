@@ -111,6 +111,7 @@ from common import (
     read_clip,
     read_list,
     read_lists,
+    read_made_list,
     restore,
     running_statistics,
     seed_step,
@@ -285,7 +286,7 @@ def make_data(args):
 
     watched = {}
     for file in args.watch:
-        videos = read_list(file, args.root, "test", args.split, train_list.classes)
+        videos = read_made_list(file, args.root, "test", args.split, train_list.classes)
         if Path(file).stem in watched:
             raise UserError(f"--watch {file}: a second list of that name")
         watched[Path(file).stem] = test_videos(existing(videos, args.max_bad))

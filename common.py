@@ -805,6 +805,16 @@ def read_list(path, root="", part="train", split=1, classes=None):
     )
 
 
+def read_made_list(path, root, part, split, classes):
+    """read_list of SCUBA or Confl-FG. These are made, and may lie beside their list where the test
+    videos are in root: then the list's folder is theirs."""
+    videos = read_list(path, root, part, split, classes)
+    beside = Path(path).parent / videos.paths[0]
+    if root and not videos.full(0).exists() and beside.exists():
+        return read_list(path, "", part, split, classes)
+    return videos
+
+
 def read_file(path, root, part):
     """-> kind, class names or [], rows of a list file"""
     lines = read_lines(path)

@@ -460,7 +460,10 @@ def find_sources(run, args):
 
 def read_data(run, args):
     sources = find_sources(run, args)
-    splits = {name: read_test_list(run, path, args) for name, path in sources.tests.items()}
+    splits = {}
+    for name, path in sources.tests.items():
+        made = name == "conflfg" or name.startswith("scuba-")
+        splits[name] = read_test_list(run, path, args, made=made)
     return Data(
         splits=splits,
         groups=find_groups(run, sources, splits["test"], args),
@@ -470,11 +473,12 @@ def read_data(run, args):
     )
 
 
-def read_test_list(run, path, args, part="test"):
-    """-> VideoList. UserError where the run was trained on some of it, but with --allow-trained"""
+def read_test_list(run, path, args, part="test", made=False):
+    """-> VideoList; made: of SCUBA or Confl-FG. UserError where the run was trained on some of it, but with --allow-trained"""
     split = args.split or run.args["split"]
     path = of_split(run, path, args)
-    videos = common.read_list(path, args.root, part, split, run.classes)
+    read = common.read_made_list if made else common.read_list
+    videos = read(path, args.root, part, split, run.classes)
     if part != "train" and not args.allow_trained:
         trained_on = find_trained(run, videos)
         if trained_on:

@@ -332,3 +332,21 @@ def test_evaluate_finds_the_sets_beside_the_training_list(place, flags, capsys):
     assert "SCUBA" in printed and "Confl-FG" in printed and "contrasted" in printed
     make(place, out=f"{place}/second")
     assert "benchmark.json is there already" in capsys.readouterr().out
+
+
+def test_sets_lie_beside_their_lists_and_the_videos_in_root(place, flags, capsys):
+    """--root says where the test videos are; the sets are elsewhere, also for --watch."""
+    lists = place / "lists"
+    lists.mkdir()
+    for name in ("test.txt", "classes.txt"):
+        (place / name).rename(lists / name)
+    out = make(place, lists=(f"{lists}/test.txt",), root=str(place))
+    root = Path(flags["train"]).parent
+    flags |= dict(root=str(root), epochs=1, watch=(f"{out}/sinusoid.txt",))
+    figures = albar.train(albar.Args(**flags))
+    assert figures["watch/sinusoid/videos"] == CLIPS
+    words = [figures["checkpoint"], "--test", f"{lists}/test.txt", "--root", root, "--shuffles", 0]
+    command("evaluate.py", [*words, "--scuba", f"own={out}/sinusoid.txt"])
+    capsys.readouterr()
+    saved = json.loads(Path(figures["checkpoint"]).with_name("evaluate.json").read_text())
+    assert 0 <= saved["row"]["mean"]["scuba-own"] <= 100
