@@ -474,7 +474,8 @@ def read_data(run, args):
 
 
 def read_test_list(run, path, args, part="test", made=False):
-    """-> VideoList; made: of SCUBA or Confl-FG. UserError where the run was trained on some of it, but with --allow-trained"""
+    """-> VideoList; made: of SCUBA or Confl-FG. UserError where the run was trained on some of it,
+    but with --allow-trained"""
     split = args.split or run.args["split"]
     path = of_split(run, path, args)
     read = common.read_made_list if made else common.read_list
