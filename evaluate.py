@@ -54,6 +54,7 @@ Metric map
   B_scene         -     `bias`: ln(action by scene / chance)   SDN (1)  scene_representation_bias
   inside          up    `cam`: share of the map in human boxes    SDN 4.7     share_inside
                         or, by --map actionness, of SAAR's mask   SMAD Fig. 7 share_inside
+                        or of integrated gradients, --map ig    ALBAR Fig. 3 integrated_gradients
   linear SVM      up    `svm`: top-1, frozen features         SMAD Table 5    svm_hits
   shots           up    `fewshot`: top-1 of episodes          SMAD Table 5    episode_accuracies
   Pearson's r     -     `transfer`: B_scene, relative gain      SDN Fig. 4    pearson
@@ -131,7 +132,7 @@ METHODS = ("sdn", "smad", "omnidebias", "albar")
 # what it trained: runs that differ in nothing else are seeds of one configuration.
 NOT_CONFIG = (
     "seed out resume overwrite root workers cache compile channels_last log_every tensorboard "
-    "max_bad".split()
+    "max_bad watch".split()
 )
 
 RESAMPLES = 1000  # of the bootstrap
@@ -2265,7 +2266,9 @@ class CamArgs:
         (), "runs to look into: folders (their last.pt) or checkpoint files", positional=True
     )
     map: str = arg(
-        "cam", "class activation maps, or SAAR's masks: SMAD Fig. 7", choices=("cam", "actionness")
+        "cam",
+        "class activation maps; ig: integrated gradients, ALBAR Fig. 3; SAAR's masks, SMAD Fig. 7",
+        choices=("cam", "ig", "actionness"),
     )
     test: str = arg("", "list of the videos; none: that of the run's benchmark.json")
     humans: tuple = arg((), "boxes, files of `sdn.py humans`: what share of a map is inside?")
@@ -2340,6 +2343,24 @@ def actionness(run, clip):
     return output.logits, enlarge(mask, clip.shape[2:])
 
 
+def integrated_gradients(model, clip, baseline, steps=32):
+    """IG_i = (x_i - b_i) * mean over a of d z_c / d x_i at b + a (x - b), for the class c that the
+    model predicts (Sundararajan et al. 2017), at the middles of `steps` equal parts of 0 to 1
+
+    clip x, baseline b (N, 3, T, H, W) -> (N, K) logits, (N, 3, T, H, W), which sums to
+    z_c(x) - z_c(b) but for the steps"""
+    with torch.no_grad():
+        logits = model(clip)
+    chosen = logits.argmax(1, keepdim=True)
+    gradient = torch.zeros_like(clip)
+    for step in range(steps):
+        x = torch.lerp(baseline, clip, (step + 0.5) / steps).requires_grad_()
+        with torch.enable_grad():
+            z = model(x).gather(1, chosen).sum()
+        gradient += torch.autograd.grad(z, x)[0] / steps
+    return logits, (clip - baseline) * gradient
+
+
 def share_inside(cam, inside):
     """Maps (N, T, H, W), and 1 inside the human boxes, 0 outside -> (N,) share of the positive mass
     inside, (N,) of the area.
@@ -2395,7 +2416,8 @@ class Maps:
 
 
 def look(run, videos, boxes, options, args):
-    """-> Maps of the class that the run predicts, or with --map actionness of SAAR's mask"""
+    """-> Maps of the class that the run predicts, or with --map actionness of SAAR's mask; of
+    integrated gradients from a black clip, the size of their sum over colours"""
     use_device(run.model)
     change = partial(with_boxes, boxes=boxes or common.Boxes(()))
     predicted = []
@@ -2405,11 +2427,18 @@ def look(run, videos, boxes, options, args):
     drawn = []  # and their maps
     for batch, _ in batches(run, "cam", videos, options, change):
         clip, white = batch["clip"][:, :, 0].unbind(1)  # (N, 3, T, S, S)
-        with torch.inference_mode():
+        # Inference mode would leave integrated gradients without gradients.
+        with torch.no_grad():
             x = common.normalise(clip, run.args["mean"], run.args["std"])
             if args.map == "actionness":
                 logits, heat = actionness(run, x)
                 chosen = logits.argmax(1)
+            elif args.map == "ig":
+                black = torch.zeros_like(clip)
+                black = common.normalise(black, run.args["mean"], run.args["std"])
+                logits, attribution = integrated_gradients(run.model, x, black)
+                chosen = logits.argmax(1)
+                heat = attribution.sum(1).abs()
             else:
                 logits, maps = last_maps(run, x)
                 chosen = logits.argmax(1)
@@ -2487,8 +2516,9 @@ def cam_videos(runs, options):
 
 def cam(args):
     """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts;
-    or, with --map, SAAR's actionness masks (SMAD Fig. 7). An image strip and an MP4 for each of the
-    first --videos; over the whole list the share of the positive map that lies in human boxes."""
+    or, with --map, integrated gradients (ALBAR Fig. 3) or SAAR's actionness masks (SMAD Fig. 7). An
+    image strip and an MP4 for each of the first --videos; over the whole list the share of the
+    positive map that lies in human boxes."""
     runs = [load_run(path, args.model) for path in args.runs]
     options = Args(
         test=args.test,

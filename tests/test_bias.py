@@ -773,6 +773,43 @@ def test_maps_inside_the_boxes(planted, capsys):
     assert strip[2 * 112 + 5, 5].tolist() == [127, 0, 75]
 
 
+def test_integrated_gradients_of_a_linear_network_are_its_terms():
+    torch.manual_seed(0)
+    weight = torch.randn(3, 3 * 2 * 4 * 4)
+    clip = torch.randn(5, 3, 2, 4, 4)
+    baseline = torch.randn(5, 3, 2, 4, 4)
+    logits, attribution = evaluate.integrated_gradients(
+        lambda x: x.flatten(1) @ weight.T, clip, baseline, steps=3
+    )
+    assert torch.allclose(logits, clip.flatten(1) @ weight.T)
+    terms = weight[logits.argmax(1)].view_as(clip) * (clip - baseline)
+    assert torch.allclose(attribution, terms, atol=1e-5)
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_logit():
+    torch.manual_seed(0)
+    model = albar.build_model(albar.Args(model="tiny"), 5).eval()
+    clip = torch.randn(4, 3, 4, 16, 16)
+    baseline = torch.full_like(clip, -2.0)
+    with torch.no_grad():
+        logits, attribution = evaluate.integrated_gradients(model, clip, baseline, steps=200)
+        chosen = model(clip).argmax(1, keepdim=True)
+        expected = (model(clip) - model(baseline)).gather(1, chosen)[:, 0]
+        _, few = evaluate.integrated_gradients(model, clip, baseline, steps=2)
+    assert torch.allclose(attribution.sum((1, 2, 3, 4)), expected, atol=2e-3)
+    assert not torch.allclose(few.sum((1, 2, 3, 4)), expected, atol=2e-3)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_integrated_gradients_inside_the_boxes(planted):
+    """Of networks that see the actor's colour alone, or the corner's."""
+    runs = [planted(name) for name in ("actor", "corner")]
+    here("cam", *runs, *"--map ig --test list.txt --humans humans.jsonl --videos 1".split())
+    actor, corner = json.loads(Path("cam/cam.json").read_text())["table"]
+    assert actor["inside"] > 99 and corner["inside"] < 1
+    assert len(list(Path("cam").glob("*.png"))) == 1
+
+
 def test_pictures_without_boxes_and_without_a_broken_video(planted, look, capsys):
     (look.path / NAMES[1]).rename(look.path / "gone")
     here("cam", planted("actor"), "--test", "list.txt", "--videos", 3)
