@@ -433,6 +433,7 @@ ENDINGS["boxes"] = "by boxes"
 LEAK = "--test data/toy0/test.txt --scuba leak=data/toy0/leak.txt"
 vary("plain albar stillmix", "leak", measure=LEAK)
 vary("plain sdn saar smad", "cam", measure="--videos 1", step="cam")
+vary("plain albar", "ig", measure="--videos 1 --map ig", step="cam")
 vary("smad", "mask", measure="--videos 1 --map actionness", step="cam")
 
 # What must be made before a run whose flags name it.
@@ -670,6 +671,9 @@ TABLES["albar-1"] = Table(
         contrasted_sinusoid: albar > stillmix > plain
     C97 a leak of the scene (boxes for masks) lifts plain more than ALBAR
         plain_leak.scuba - plain.scuba_sinusoid > albar_leak.scuba - albar.scuba_sinusoid
+    C120 integrated gradients: plain looks at the actor as much as ALBAR, and yet errs by looks
+        plain_ig.inside ~ albar_ig.inside +- 5
+        conflfg: albar > plain
     C97b and StillMix more than ALBAR
         stillmix_leak.scuba - stillmix.scuba_sinusoid > albar_leak.scuba - albar.scuba_sinusoid
     """,
