@@ -11,8 +11,10 @@ from PIL import Image
 from test_evaluate import FakeArgs, fails, read_tables, run, save_run, use_script
 from test_mutations import Trials, mutate_text, pick
 
+import albar
 import common
 import evaluate
+import toy
 
 HEADER = "img_id,img_filename,y,split,place,place_filename"
 # As the real file has them.
@@ -216,3 +218,20 @@ def test_a_run_is_not_tested_on_what_it_was_trained_on(birds, capsys):
     Path("metadata.csv").write_text(text)
     line = fails(capsys, birds, "--test", "metadata.csv")
     assert "trained on 1 of its 19 videos: trained.png" in line
+
+
+def test_a_run_of_albar_on_embedded_birds(tmp_path, monkeypatch):
+    """One file is its list to train on, to validate with and to be tested on."""
+    monkeypatch.setattr(toy, "BIRDS", {"train": 40, "val": 8, "test": 16})
+    folder = tmp_path / "toy0/birds"
+    toy.make_birds(folder)
+    file = f"{folder}/metadata.csv"
+    settings = albar.TOY | albar.BASELINE | dict(train=file, val=file, weights="none")
+    settings |= dict(frames=1, epochs=1, batch_size=8, out=f"{tmp_path}/run")
+    albar.train(albar.Args(**settings))
+    (row,) = run(f"{tmp_path}/run")
+    assert row["videos"] == [16, 16]
+    groups = [row["mean"][f"group-{name}"] for name in evaluate.endings([row], "group-")]
+    assert len(groups) == 4
+    assert row["mean"]["worst-group"] == min(groups)
+    assert row["mean"]["iid"] == pytest.approx(np.mean(groups))  # they are of one size

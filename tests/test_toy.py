@@ -3,6 +3,7 @@ pixels, and that one frame never tells the action by a classifier of single fram
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import toy
-from common import Boxes, num_frames, open_labels, read_clip, read_list
+from common import Boxes, num_frames, open_labels, read_clip, read_lines, read_list, read_waterbirds
 from toy import ACTIONS, LENGTH, SCENES, SIDE, SPLITS, Split, draw_clip, draw_world, split_truth
 
 OWN = toy.own_splits()
@@ -217,7 +218,8 @@ def test_only_what_is_missing_is_made(world, tmp_path, monkeypatch, capsys):
     (folder / "web-clips").mkdir()
     toy.main([str(folder)])
     targets = [folder / name for name in toy.TARGETS]
-    assert made[3:] == [folder / "weights-tsn_tiny.pt", folder / "web-images", *targets]
+    later = [folder / "weights-tsn_tiny.pt", folder / "web-images", *targets, folder / "birds"]
+    assert made[3:] == later
     for path in (f"{folder}/weights-huge.pt", f"{tmp_path}/train.txt"):
         with pytest.raises(SystemExit) as stopped:
             toy.main([path])
@@ -243,6 +245,38 @@ def test_a_target_is_a_data_set_of_its_own(world, tmp_path, monkeypatch):
     assert set(paths) == {path for videos in listed for path in videos.paths}
     benchmark = json.loads((target / "benchmark.json").read_text())
     assert benchmark["test"] == "test.txt" and benchmark["scenes"] == ["scenes"]
+
+
+def test_birds_have_waterbirds_form_and_their_backgrounds_are_theirs(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "BIRDS", {"train": 40, "val": 8, "test": 16})
+    monkeypatch.setattr(toy, "UNCLEAR_PLACES", 0.0)
+    folders = [tmp_path / name / "toy3/birds" for name in "ab"]
+    for folder in folders:
+        toy.make_birds(folder)
+    names = sorted(str(path.relative_to(folders[0])) for path in folders[0].rglob("*.*"))
+    assert len(names) == 2 * 64 + 2
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    file = folders[0] / "metadata.csv"
+    assert file.read_text().startswith("img_id,img_filename,y,split,place,place_filename\n")
+    rows = read_waterbirds(read_lines(file))
+    groups = Counter((row.part, row.label, row.background) for row in rows)
+    expected = {("train", 0, "land"): 19, ("train", 0, "water"): 1}
+    expected |= {("train", 1, "water"): 19, ("train", 1, "land"): 1}
+    for part, count in (("val", 2), ("test", 4)):
+        for label in (0, 1):
+            expected |= {(part, label, "land"): count, (part, label, "water"): count}
+    assert groups == expected
+    assert read_list(file, part="test").paths == [row.path for row in rows[48:]]
+    for row in rows:
+        image = read_clip(folders[0] / row.path, [0])[0].int()
+        background = read_clip(folders[0] / "backgrounds" / row.path, [0])[0].int()
+        is_bird = (image - background).abs().amax(2) > 0
+        assert 0.05 < is_bird.float().mean() < 0.5
+        assert not is_bird[-3:].any()
+        # Land is warm.
+        red, _, blue = background.float().mean((0, 1))
+        assert (red > blue) == (row.background == "land")
 
 
 def test_flags_draw_a_world_of_other_biases(tmp_path, monkeypatch, capsys):

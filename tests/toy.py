@@ -33,6 +33,8 @@ In a world's folder
     target0/, ..., target100/  data sets to transfer to, of the eight actions NOVEL, in which the
                          scene is that usual for the action in 0 ... 100 % of the clips, and object
                          and look tell nothing: their own clips, lists, scenes, benchmark.json
+    birds/               still images in the form of Waterbirds: metadata.csv, images/, and in
+                         backgrounds/ the same images without their birds, by the same names
 scuba-X/0001.mp4, conflfg/0001.mp4 and leak/0001.mp4 show the actor of test/0001.mp4 over a still
 background; leak has it cut out with its box, so that some of its own scene shows, over the stripes
 of scuba-sinusoid.
@@ -136,6 +138,16 @@ for percent in (0, 20, 40, 60, 80, 90, 100):
 TARGETS = [split for split, settings in SPLITS.items() if settings.target]
 # Where the lists of a target begin and end, of 8.
 TARGET_PARTS = {"train": (0, 4), "val": (4, 5), "test": (5, 8)}
+# Images of each part of the birds, in the order of their numbers in metadata.csv.
+BIRDS = {"train": 1200, "val": 300, "test": 600}
+# The share of each class that is on its own place; in val and test it is half.
+BIRDS_AT_HOME = 0.95
+# In this share of the images land has water's colours as often as its own, and water land's. Chosen
+# on world 1: with none `tiny` was right on a third of the minority, with 0.1 on 5 of 6.
+UNCLEAR_PLACES = 0.05
+# A landbird sits upright, a waterbird lies; its beak is longer. Angles, and pixels.
+TILTS = (0.8, 0.1)
+BEAKS = (2.0, 4.0)
 WRONG_WEB_LABELS = 0.15
 NIGHT = 0.6  # brightness of a clip at night
 # In this share of the clips the actor comes in late, and in as many it leaves early.
@@ -150,6 +162,7 @@ CLIP_STREAM = 2
 SCENE_STREAM = 3
 SCENE_LABEL_STREAM = 4
 OBJECT_LABEL_STREAM = 5
+BIRDS_STREAM = 6
 OBJECT_SEED = 9  # objects look the same in all worlds
 
 
@@ -456,6 +469,45 @@ def draw_sinusoid(rng):
     return 255 * np.where(in_stripe[..., None], 1 - colour, colour)
 
 
+# ---- Drawing a bird ------------------------------------------------------------------------------
+def draw_bird_on_place(seed, number, y, place):
+    """-> (S, S, 3) uint8 a bird of class y on land (place 0) or water (1), the place alone"""
+    rng = np.random.default_rng([seed, BIRDS_STREAM, len(BIRDS), number])
+    warm = follow(1 - UNCLEAR_PLACES, np.array(place == 0), 2, rng)
+    photo = draw_photo(rng, striped=False, warm=warm)
+    # Calmer than the scenes of clips, whose actors move: else a bird is hard to see.
+    background = 0.4 * photo + 0.6 * photo.mean((0, 1))
+    colours, mask = draw_bird(TILTS[y], BEAKS[y], rng)
+    image = mask * colours + (1 - mask) * background
+    return image.clip(0, 255).astype(np.uint8), background.clip(0, 255).astype(np.uint8)
+
+
+def draw_bird(tilt, beak, rng):
+    """A bird from the side, of any colour, in either direction: colours (S, S, 3) and its soft mask
+    (S, S, 1)."""
+    scale = rng.uniform(1.2, 1.6)
+    column, row = rng.uniform(0.45, 0.65, 2) * SIDE
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    x = rng.choice([-1, 1]) * (columns - column) / scale
+    y = (rows - row) / scale
+    head_x = rng.uniform(5, 6)
+    head_y = rng.uniform(-8, -7)
+    tilt = tilt + rng.normal(0, 0.1)
+    # Pixels to the outline of each part, or nearly so. Neck and beak are lines; this gets thin.
+    length = x * np.cos(tilt) - y * np.sin(tilt)
+    width = x * np.sin(tilt) + y * np.cos(tilt)
+    body = 4.5 * (1 - np.hypot(length / 7.5, width / 4.5))
+    head = 2.8 - np.hypot(x - head_x, y - head_y)
+    along = np.clip((x * head_x + y * head_y) / (head_x**2 + head_y**2), 0, 1)
+    neck = 1.8 - np.hypot(x - along * head_x, y - along * head_y)
+    along = np.clip((x - head_x - 2) / beak, 0, 1)
+    tip = 1.6 - along - np.hypot(x - head_x - 2 - beak * along, y - head_y - along)
+    depth_inside = scale * np.max([body, head, neck, tip], 0)[..., None]
+    colour = rgb(rng.random(), rng.uniform(0.5, 1))
+    mask = np.clip(depth_inside + 0.5, 0, 1)
+    return np.where(depth_inside < 1.5, 0.55 * colour, colour), mask
+
+
 # ---- Drawing a world -----------------------------------------------------------------------------
 def draw_world(folder, seed, share=1.0):
     """Draw a world, all but its weights and its selections of the web, in `folder`, unless it is
@@ -563,13 +615,53 @@ def make_target(target):
         publish(part, target)
 
 
+def make_birds(target):
+    """Draw still images in the form of Waterbirds (Sagawa et al. 2020): a class is a bird's shape,
+    and in training nearly every one is on its own place."""
+    seed = seed_of(target.parent)
+    lines = ["img_id,img_filename,y,split,place,place_filename\n"]
+    with workplace(target) as part:
+        (part / "images").mkdir()
+        (part / "backgrounds/images").mkdir(parents=True)
+        for number, (split, y, place) in enumerate(bird_groups(seed)):
+            name = f"images/{number:06d}.png"
+            image, background = draw_bird_on_place(seed, number, y, place)
+            write_image(part / name, image)
+            write_image(part / "backgrounds" / name, background)
+            lines.append(f"{number},{name},{y},{split},{place},backgrounds/{name}\n")
+        (part / "metadata.csv").write_text("".join(lines))
+        write_json(part / "benchmark.json", {"test": "metadata.csv", "groups": "metadata.csv"})
+        publish(part, target)
+
+
+def bird_groups(seed):
+    """[(split, y, place)] of all birds, as in metadata.csv: y 1 is a waterbird, place 1 is water"""
+    groups = []
+    for split, (part, count) in enumerate(BIRDS.items()):
+        at_home = 0.5
+        if part == "train":
+            at_home = BIRDS_AT_HOME
+        of_part = []
+        for y in (0, 1):
+            own = round(at_home * count / 2)
+            of_part += [(split, y, y)] * own
+            of_part += [(split, y, 1 - y)] * (count // 2 - own)
+        rng = np.random.default_rng([seed, BIRDS_STREAM, split])
+        groups += [of_part[i] for i in rng.permutation(len(of_part))]
+    return groups
+
+
+def write_image(file, image):
+    av.VideoFrame.from_ndarray(image, "rgb24").save(str(file))
+
+
 def write_clip(folder, seed, split, truth, i):
     """Draw and encode one clip. -> its mask (T, S, S)"""
     frames, mask = draw_clip(seed, split, i, truth)
     file = str(folder / clip_path(split, i))
     if file.endswith(".png"):
         # The middle one, which shows the actor.
-        av.VideoFrame.from_ndarray(frames[LENGTH // 2], "rgb24").save(file)
+        write_image(file, frames[LENGTH // 2])
         return mask
     with av.open(file, "w") as out:
         stream = out.add_stream("libx264", rate=10)
@@ -837,6 +929,7 @@ LATER = {
     "web-images": make_web_images,
 }
 LATER |= dict.fromkeys(TARGETS, make_target)
+LATER["birds"] = make_birds
 
 
 # ---- Command line --------------------------------------------------------------------------------
