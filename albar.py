@@ -55,6 +55,9 @@ SILENT in the paper
   S6  Videos shorter than a clip loop (official code: half the stride, then the last frame again).
   S7  SCUBA (`scuba`): the stripes as Li et al. 2023 draw them, but their sine runs through the
       picture's middle before it is turned; Confl-FG, of which no code was released: see its --help.
+  S8  Waterbirds (App. C): the paper made a set that keeps each image's background, and has not
+      released it; --backgrounds is any folder of them. Batch norm is as in S3: with random weights
+      the static clip's penalty can burst before the statistics have settled (--static-bn train).
 """
 
 import json

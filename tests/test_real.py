@@ -18,7 +18,7 @@ def test_what_is_made_of_two_data_sets(tmp_path, monkeypatch):
     mask[0, 4:9, 10:25] = True
     mask[2, 0, 0] = True
     (jhmdb / "videos/run").mkdir(parents=True)
-    for name, part in (("a", "train"), ("b", "test")):
+    for name, part in (("a", "train"), ("b", "train"), ("c", "test")):
         np.savez(jhmdb / f"masks/run/{name}.npz", mask=mask)
         frames = rng.integers(0, 255, (3, 20, 30, 3), dtype=np.uint8)
         write_video(jhmdb / f"videos/run/{name}.mp4", frames, 10)
