@@ -22,7 +22,8 @@ def test_what_is_made_of_two_data_sets(tmp_path, monkeypatch):
         np.savez(jhmdb / f"masks/run/{name}.npz", mask=mask)
         frames = rng.integers(0, 255, (3, 20, 30, 3), dtype=np.uint8)
         write_video(jhmdb / f"videos/run/{name}.mp4", frames, 10)
-        (jhmdb / f"{part}.txt").write_text(f"videos/run/{name}.mp4 0\n")
+        with (jhmdb / f"{part}.txt").open("a") as file:
+            file.write(f"videos/run/{name}.mp4 0\n")
     ucf9 = tmp_path / "ucf9"
     ucf9.mkdir()
     # Two colours, which the clusters tell apart.
