@@ -934,11 +934,12 @@ def scuba(args):
 
     Masks: of the video PATH, MASKS/PATH.npz instead of its ending, key mask, (T, H, W) of 0 and 1
     or up to 255, or a folder MASKS/PATH of pictures, one a frame; leading folders of PATH may be
-    missing there. Values between are soft edges. MATLAB's: np.savez(FILE, mask=
-    scipy.io.loadmat(FILE)["part_mask"].transpose(2, 0, 1)). Masks of another size are resized, and
-    where they are a frame more or fewer than the video, both end with the shorter; more than that
-    is refused. A frame whose mask is empty shows the background alone. Boxes leave scene around the
-    actor, which lifts SCUBA (Table 8 against Table 2).
+    missing there. `sdn.py humans --masks` makes them by Mask R-CNN, frame by frame; the paper's of
+    UCF101 are SAMTrack's, checked by hand. Values between are soft edges. MATLAB's:
+    np.savez(FILE, mask=scipy.io.loadmat(FILE)["part_mask"].transpose(2, 0, 1)). Masks of another
+    size are resized, and where they are a frame more or fewer than the video, both end with the
+    shorter; more than that is refused. A frame whose mask is empty shows the background alone.
+    Boxes leave scene around the actor, which lifts SCUBA (Table 8 against Table 2).
 
     A background is one still picture, resized to the video's frames, drawn at random by PATH and
     the seed. Confl-FG (no code was released): the sinusoid background with the actor of another

@@ -806,13 +806,12 @@ def read_list(path, root="", part="train", split=1, classes=None):
 
 
 def read_made_list(path, root, part, split, classes):
-    """read_list of SCUBA or Confl-FG. These are made, and may lie beside their list where the test
-    videos are in root: then the list's folder is theirs."""
-    videos = read_list(path, root, part, split, classes)
-    beside = Path(path).parent / videos.paths[0]
-    if root and not videos.full(0).exists() and beside.exists():
-        return read_list(path, "", part, split, classes)
-    return videos
+    """read_list of SCUBA or Confl-FG. These are made: where one lies beside its list, as albar.py
+    leaves them, the list's folder is theirs, and root is the test videos' alone."""
+    beside = read_list(path, "", part, split, classes)
+    if not root or os.path.exists(beside.full(0)):
+        return beside
+    return read_list(path, root, part, split, classes)
 
 
 def read_file(path, root, part):
@@ -976,8 +975,10 @@ def parts_of(path):
     """The parts that a list has; any other is one, whatever part it is read as."""
     if Path(path).is_dir():
         return ("train", "test")
-    if is_waterbirds(path, read_lines(path)):
-        return ("train", "val", "test")
+    lines = read_lines(path)
+    if is_waterbirds(path, lines):
+        there = {row.part for row in read_waterbirds(lines)}
+        return tuple(part for part in WATERBIRDS["split"].values() if part in there)
     return ("train",)
 
 
@@ -1325,7 +1326,7 @@ class OfflineArgs:
     """Flags of the steps that look at videos once, before training."""
 
     lists: tuple = arg(
-        (), "lists of videos, as --train takes them; of HMDB51's folder both parts", positional=True
+        (), "lists of videos, as --train takes them, with all of their parts", positional=True
     )
     root: str = arg("", "folder of the videos; none: the lists' own")
     split: int = arg(1, "official split of HMDB51's folder", choices=(1, 2, 3))
@@ -1627,7 +1628,8 @@ def mask_humans(frames, path, indices, boxes):
 
 
 def fill_boxes(image, boxes, colour):
-    """Paint boxes x0 y0 x1 y1 over an image (H, W, 3), in place: every pixel that one touches."""
+    """Paint boxes x0 y0 x1 y1 over an image (H, W, 3), or a mask (H, W), in place: every pixel that
+    one touches."""
     for x0, y0, x1, y1 in boxes:
         rows = slice(max(0, math.floor(y0)), max(0, math.ceil(y1)))
         columns = slice(max(0, math.floor(x0)), max(0, math.ceil(x1)))

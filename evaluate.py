@@ -2279,8 +2279,8 @@ class CamArgs:
     videos: int = arg(8, "videos to draw, from the beginning of the list", low=1)
     model: str = arg("", "your own MODULE:FUNCTION that the runs were trained with")
     seed: int = arg(0, "seed of the bootstrap", low=0)
-    out: str = arg("cam", "folder of the pictures and of cam.json")
-    batch_size: int = arg(32, "clips in a forward pass", low=1)
+    out: str = arg("", "folder of the pictures and of cam.json; none: the name of --map")
+    batch_size: int = arg(32, "clips in a forward pass, of ig in a backward pass, too", low=1)
     workers: int = arg(0, "loader processes; 0 reads in this one", low=0)
 
 
@@ -2382,8 +2382,10 @@ def with_boxes(frames, path, indices, boxes):
 
 
 def tint(clip, cam):
-    """clip (T, S, S, 3) in [0, 255] under a map (T, S, S), blue (0 or less) to red (the most)"""
-    heat = cam[..., None].clamp_min(0) / cam.max().clamp_min(1e-12)
+    """clip (T, S, S, 3) in [0, 255] under a map (T, S, S), blue (0 or less) to red (the most, but
+    for a thousandth, as integrated gradients have peaks)"""
+    most = np.quantile(cam.cpu().numpy(), 0.999)
+    heat = (cam[..., None] / max(most, 1e-12)).clamp(0, 1)
     peaks = heat.new_tensor([2.5, 1.5, 0.5])  # of red, green and blue, along 3 heat
     colour = (1.5 - (3 * heat - peaks).abs()).clamp(0, 1)
     return clip / 2 + 127.5 * colour
@@ -2416,8 +2418,7 @@ class Maps:
 
 
 def look(run, videos, boxes, options, args):
-    """-> Maps of the class that the run predicts, or with --map actionness of SAAR's mask; of
-    integrated gradients from a black clip, the size of their sum over colours"""
+    """-> Maps of the class that the run predicts, or with --map actionness of SAAR's mask"""
     use_device(run.model)
     change = partial(with_boxes, boxes=boxes or common.Boxes(()))
     predicted = []
@@ -2516,9 +2517,11 @@ def cam_videos(runs, options):
 
 def cam(args):
     """Class activation maps (SDN Sec. 4.7): where each run looks for the class that it predicts;
-    or, with --map, integrated gradients (ALBAR Fig. 3) or SAAR's actionness masks (SMAD Fig. 7). An
-    image strip and an MP4 for each of the first --videos; over the whole list the share of the
-    positive map that lies in human boxes."""
+    or, with --map, integrated gradients (ALBAR Fig. 3; from a black clip in 32 steps, the size of
+    their sum over colours) or SAAR's actionness masks (SMAD Fig. 7). An image strip and an MP4 for
+    each of the first --videos; over the whole list the share of the positive map that lies in human
+    boxes."""
+    args = replace(args, out=args.out or args.map)
     runs = [load_run(path, args.model) for path in args.runs]
     options = Args(
         test=args.test,

@@ -1072,15 +1072,19 @@ def humans(args):
     mixed_precision = autocast(device, args.amp)
     torch.backends.cudnn.benchmark = False  # frames differ in size
     heads = getattr(model, "roi_heads", model)
-    # Without the branches for masks and key points the boxes are the same.
+    heads.score_thresh = min(heads.score_thresh, args.score)
+    # Without the branches for key points and masks the boxes are the same.
     heads.keypoint_roi_pool = None
     if args.masks:
-        made |= {"masks": args.masks, "inside": inside.sha1}
+        made["inside"] = inside.sha1
+        # A mask of a whole frame is made of whatever is above the threshold.
+        heads.score_thresh = 0.999 * args.score
     else:
         heads.mask_roi_pool = None
-    heads.score_thresh = min(heads.score_thresh, args.score)
 
     done = open_boxes(args.out, made)
+    if args.masks:
+        done = {path for path in done if mask_file(args.masks, path).exists()}
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     left = [i for i, path in enumerate(videos.paths) if path not in done]
@@ -1093,7 +1097,7 @@ def humans(args):
             continue
         path = videos.paths[video["index"]]
         found, masks = find_humans(model, video["clip"], args, device, mixed_precision)
-        # First, as a video with a line is done.
+        # Before its line, which says that the video is done.
         if args.masks:
             write_masks(args.masks, path, cut_to_boxes(masks, path, inside))
         append_line(args.out, {"path": path, "every": args.every} | found)
@@ -1105,8 +1109,8 @@ def humans(args):
     if rank == 0:
         names = ", ".join(videos.paths[i] for i in bad[:5])
         print(f"{args.out}: {len(videos) - len(bad)} videos, {len(bad)} unreadable {names}")
-    if rank == 0 and args.inside:
-        uncut = [path for path in videos.paths if path not in inside]
+    uncut = [path for path in videos.paths if args.inside and path not in inside]
+    if rank == 0 and uncut:
         print(f"{args.inside}: no boxes of {len(uncut)} videos, not cut {shortened(uncut)}")
 
 

@@ -810,9 +810,9 @@ TABLES["albar-fig6"] = Table(
 )
 TABLES["albar-9"] = Table(
     "ALBAR, Table 9: images like Waterbirds",
-    text="A bird's kind is its shape; in training 95 % are on their own place, at test half. The "
-    "static clip is the place without the bird. The small network, from random weights; the paper "
-    "has ResNet-18 of ImageNet.",
+    text="A bird's kind is its shape; in training 95 % are on their own place, at test half; both "
+    "kinds are as many (really, a quarter are waterbirds). The static clip is the place without "
+    "the bird. The small network, from random weights; the paper has ResNet-18 of ImageNet.",
     metrics="iid group_waterbird_water group_waterbird_land group_landbird_land "
     "group_landbird_water worst_group",
     seeds=5,

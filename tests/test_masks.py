@@ -172,6 +172,17 @@ def test_a_stop_loses_the_video_in_hand_alone(clips, detector, monkeypatch, mome
     assert same(masks_of(clips), truth())
 
 
+def test_a_lost_mask_is_made_again_wherever_its_folder_is_now(clips, detector):
+    run(clips)
+    (clips.parent / "masks").rename(clips.parent / "moved")
+    (clips.parent / "moved/run/b.c.npz").unlink()
+    detector.looked = 0
+    run(clips, masks=f"{clips.parent}/moved")
+    assert detector.looked == LENGTH
+    (clips.parent / "moved").rename(clips.parent / "masks")
+    assert same(masks_of(clips), truth())
+
+
 def stop_in_the_second(save):
     written = []
 

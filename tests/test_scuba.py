@@ -14,7 +14,7 @@ from conftest import command
 import albar
 import toy
 from albar import STEPS, ScubaArgs
-from common import UserError, cli, num_frames, read_clip, read_list, write_picture
+from common import UserError, cli, num_frames, read_clip, read_list, read_made_list, write_picture
 
 CLIPS = 5  # of the test list
 
@@ -350,3 +350,18 @@ def test_sets_lie_beside_their_lists_and_the_videos_in_root(place, flags, capsys
     capsys.readouterr()
     saved = json.loads(Path(figures["checkpoint"]).with_name("evaluate.json").read_text())
     assert 0 <= saved["row"]["mean"]["scuba-own"] <= 100
+
+
+def test_a_set_beside_its_list_is_taken_though_root_has_the_same_names(tmp_path):
+    for folder, value in (("root", 10), ("set", 200)):
+        (tmp_path / folder).mkdir()
+        write_picture(tmp_path / folder / "a.png", np.full((8, 8, 3), value, np.uint8))
+    (tmp_path / "set/list.txt").write_text("a.png 0\n")
+    found = read_made_list(tmp_path / "set/list.txt", tmp_path / "root", "test", 1, ["x"])
+    assert read_clip(found.full(0), [0]).float().mean() == 200
+    (tmp_path / "set/a.png").unlink()
+    found = read_made_list(tmp_path / "set/list.txt", tmp_path / "root", "test", 1, ["x"])
+    assert read_clip(found.full(0), [0]).float().mean() == 10
+    (tmp_path / "set/list.txt").write_text("a" * 300 + ".png 0\n")
+    found = read_made_list(tmp_path / "set/list.txt", tmp_path / "root", "test", 1, ["x"])
+    assert len(found) == 1
