@@ -812,7 +812,8 @@ TABLES["albar-9"] = Table(
     "ALBAR, Table 9: images like Waterbirds",
     text="A bird's kind is its shape; in training 95 % are on their own place, at test half; both "
     "kinds are as many (really, a quarter are waterbirds). The static clip is the place without "
-    "the bird. The small network, from random weights; the paper has ResNet-18 of ImageNet.",
+    "the bird. The small network, from random weights; the paper has ResNet-18 of ImageNet. ALBAR "
+    "ends at 96 % of the training images, about what the place alone tells, plain at 99 %.",
     metrics="iid group_waterbird_water group_waterbird_land group_landbird_land "
     "group_landbird_water worst_group",
     seeds=5,
@@ -826,6 +827,7 @@ TABLES["albar-9"] = Table(
         group_waterbird_land: birds_albar > birds
         group_landbird_water: birds_albar > birds
         worst_group: birds_albar > birds
+        because it reads the place where it sees a bird, and is uniform where it sees none
     C119b the majorities change little
         birds_albar.group_waterbird_water ~ birds.group_waterbird_water +- 3
         birds_albar.group_landbird_land ~ birds.group_landbird_land +- 3
