@@ -290,9 +290,9 @@ def make_data(args):
         if Path(args.masks).is_file():
             data.boxes = next(iter(masks.values()))
     if args.backgrounds:
-        add = partial(add_background, folder=find_backgrounds(args, train_list, val_list))
-        data.train.change = add
-        data.val.change = add
+        check_backgrounds(args.backgrounds, train_list.paths + val_list.paths)
+        data.train.change = partial(add_background, folder=args.backgrounds)
+        data.val.change = data.train.change
     if args.bank:
         data.bank = read_bank(Path(args.bank, "frames"), args.size)
     for file in args.watch:
@@ -345,16 +345,14 @@ def add_actors(frames, path, indices, masks):
     return torch.cat([frames, actors]), np.stack([indices, indices]), {}
 
 
-def find_backgrounds(args, *lists):
-    """-> --backgrounds, which has a file of each video's path"""
-    for videos in lists:
-        missing = [path for path in videos.paths if not Path(args.backgrounds, path).exists()]
-        if missing:
-            raise UserError(
-                f"--backgrounds {args.backgrounds}: nothing of {len(missing)} of {len(videos)} "
-                f"videos: {shortened(missing)}"
-            )
-    return args.backgrounds
+def check_backgrounds(folder, paths):
+    """UserError where the folder lacks a video's file."""
+    missing = [path for path in paths if not Path(folder, path).exists()]
+    if missing:
+        raise UserError(
+            f"--backgrounds {folder}: nothing of {len(missing)} of {len(paths)} videos: "
+            f"{shortened(missing)}"
+        )
 
 
 def add_background(frames, path, indices, folder):
@@ -490,9 +488,14 @@ def colour_bins(rgb):
     value = rgb.amax(1)
     saturation = (value - rgb.amin(1)) / (value + 1e-8)
     hue = torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
-    steps = [(saturation * hue.cos() + 1) / 2, (saturation * hue.sin() + 1) / 2, value]
-    along, across, bright = [(9 * step.clamp(0, 1)).round().long() for step in steps]
-    return along + 10 * across + 100 * bright
+    along = ten_steps((saturation * hue.cos() + 1) / 2)
+    across = ten_steps((saturation * hue.sin() + 1) / 2)
+    return along + 10 * across + 100 * ten_steps(value)
+
+
+def ten_steps(share):
+    """0 to 1 -> 0 to 9"""
+    return (9 * share.clamp(0, 1)).round().long()
 
 
 def count_bins(colours):
@@ -526,12 +529,11 @@ def augment(batch, target, args):
         return background_erasing(clip, share, 0.3 * lam), target
     if args.augment == "fame":
         return fame(clip, share, args.mean, args.std), target
-    if args.augment == "stillmix":
-        stills = batch.get("stills")
-        if stills is None:
-            stills = stills_of_others(clip)
-        return stillmix(clip, share, lam, stills), target
-    raise ValueError(args.augment)
+    # StillMix, of its bank's frames where there is one.
+    stills = batch.get("stills")
+    if stills is None:
+        stills = stills_of_others(clip)
+    return stillmix(clip, share, lam, stills), target
 
 
 # ---- Model ---------------------------------------------------------------------------------------
@@ -704,19 +706,21 @@ def training_step(model, batch, args, backward=None, log=False):
             # in the penalty: here it gets a gradient of zero.
             l_gp = l_gp + 0 * z_static.sum()
         if args.w_gp and log:
-            # The penalty can fall without any class's gradient falling, by driving the sum of
-            # the head's rows to zero.
-            true = z_static.gather(1, label[:, None])
-            metrics["gp_true_logit"] = gradient_penalty(
-                true, static, args.gp_norm, create_graph=False, scale=scale
-            )
-            metrics["head_row_sum"] = head.weight.detach().sum(0).norm()
+            metrics |= watch_penalty(z_static, static, label, head, args.gp_norm, scale)
         metrics["adv"] = l_adv
         metrics["ent"] = l_ent
         metrics["gp"] = l_gp
         metrics["static_accuracy"] = (z_static.argmax(1) == label).float().mean()
     loss = total_loss(l_ce, l_adv, l_ent, l_gp, args.w_adv, args.w_ent, args.w_gp)  # Eq. (5)
     return loss, {"loss": loss} | metrics
+
+
+def watch_penalty(z_static, static, label, head, norm, scale):
+    """Figures for the log: Eq. (4) can fall without any class's gradient falling, by driving the
+    sum of the head's rows to zero."""
+    true = z_static.gather(1, label[:, None])
+    of_true = gradient_penalty(true, static, norm, create_graph=False, scale=scale)
+    return {"gp_true_logit": of_true, "head_row_sum": head.weight.detach().sum(0).norm()}
 
 
 def unwrapped(model):

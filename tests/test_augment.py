@@ -500,6 +500,7 @@ def test_the_static_clip_is_the_background(tmp_path):
     assert figures["val/videos"] == len(labels) == 4
     assert found["val/accuracy"] == pytest.approx(np.mean(np.array(labels) == 1))
     assert found["val/static_accuracy"] == pytest.approx(np.mean(np.array(labels) == 0))
+    assert found["val/contrasted"] == found["val/accuracy"] > 0
 
     # An image that cannot be read is named; a background must be there.
     (tmp_path / "birds" / data.val.paths[0]).write_bytes(b"no picture")
@@ -507,7 +508,7 @@ def test_the_static_clip_is_the_background(tmp_path):
     assert found["val/unreadable"] == [data.val.paths[0]] and found["val/videos"] == 3
     (tmp_path / "grounds" / data.train.paths[0]).unlink()
     with pytest.raises(
-        UserError, match=f"grounds: nothing of 1 of 8 videos: {data.train.paths[0]}"
+        UserError, match=f"grounds: nothing of 1 of 12 videos: {data.train.paths[0]}"
     ):
         albar.make_data(args)
 
