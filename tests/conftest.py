@@ -194,6 +194,15 @@ def ended(*processes, timeout=120):
                 process.wait()
 
 
+def use_labeller(monkeypatch, model):
+    """sdn.py's offline steps take this network for the one that their flags name."""
+
+    def load_labeller(args, module, **how):
+        return model, torch.device("cpu"), dict(model="fake", every=args.every)
+
+    monkeypatch.setattr(sdn, "load_labeller", load_labeller)
+
+
 def load(path):
     return torch.load(path, weights_only=True)
 

@@ -212,23 +212,26 @@ def test_seeds_of_one_configuration_share_a_column():
     assert rows[0]["name"] != rows[1]["name"]
 
 
-def test_configuration_of_a_run():
-    flags = {"lr": 1, "seed": 0, "out": "x", "weights": "none"}
-    base = evaluate.Checkpoint(
+def checkpoint(list_sha1="", **args):
+    return evaluate.Checkpoint(
         path=Path("a/last.pt"),
         method="albar",
-        args=flags,
+        args=args,
         classes=["a"],
         epoch=3,
         step=30,
-        list_sha1="",
+        list_sha1=list_sha1,
         trained_on=set(),
         root="",
         model=None,
     )
 
+
+def test_configuration_of_a_run():
+    base = checkpoint(lr=1, seed=0, out="x", weights="none")
+
     def config(path="a/last.pt", step=30, **change):
-        return replace(base, path=Path(path), step=step, args=flags | change).config
+        return replace(base, path=Path(path), step=step, args=base.args | change).config
 
     assert config() == config(seed=1, out="y", workers=3)
     assert len({config(), config(lr=2), config(step=25), config("a/best.pt")}) == 4

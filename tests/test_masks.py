@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sdn
 import torch
-from conftest import argv, command
+from conftest import argv, command, use_labeller
 
 SIDES = (48, 64)  # height, width
 LENGTH = 6
@@ -73,11 +73,7 @@ class Detector(torch.nn.Module):
 @pytest.fixture
 def detector(monkeypatch):
     model = Detector()
-
-    def load(args, module, **how):
-        return model, torch.device("cpu"), dict(model="fake", every=args.every)
-
-    monkeypatch.setattr(sdn, "load_labeller", load)
+    use_labeller(monkeypatch, model)
     return model
 
 

@@ -28,7 +28,7 @@ from common import (
     read_labels,
     read_list,
 )
-from conftest import ROOT, argv, ended, two
+from conftest import ROOT, argv, ended, two, use_labeller
 from torchvision.models import get_model
 from torchvision.transforms import v2
 
@@ -396,11 +396,7 @@ class Detector(torch.nn.Module):
 @pytest.fixture
 def detector(monkeypatch):
     model = Detector()
-
-    def load(args, module, **how):
-        return model, torch.device("cpu"), dict(model="fake", every=args.every)
-
-    monkeypatch.setattr(sdn, "load_labeller", load)
+    use_labeller(monkeypatch, model)
     return model
 
 

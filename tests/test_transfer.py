@@ -11,7 +11,16 @@ import pytest
 import torch
 from PIL import Image
 from test_bias import BIASED, data_set
-from test_evaluate import FakeArgs, fails, here, read_tables, report, save_run, use_script
+from test_evaluate import (
+    FakeArgs,
+    checkpoint,
+    fails,
+    here,
+    read_tables,
+    report,
+    save_run,
+    use_script,
+)
 from torch import nn
 
 import common
@@ -423,18 +432,7 @@ def test_other_seeds_of_a_split_are_told_before_a_video_is_read(films, capsys):
 
 
 def test_configuration_of_splits():
-    first = evaluate.Checkpoint(
-        path=Path("a/last.pt"),
-        method="albar",
-        args={"seed": 0, "split": 1, "train": "ucf/trainlist01.txt", "lr": 1},
-        classes=["a"],
-        epoch=3,
-        step=30,
-        list_sha1="1",
-        trained_on=set(),
-        root="",
-        model=None,
-    )
+    first = checkpoint("1", seed=0, split=1, train="ucf/trainlist01.txt", lr=1)
 
     def changed(list_sha1="2", **args):
         return replace(first, list_sha1=list_sha1, args=first.args | args)
