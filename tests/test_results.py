@@ -205,7 +205,21 @@ def test_parts_of_a_claim_are_counted_once_and_repeated_ones_apart():
     worlds = "in five other worlds, 1 claims: 0 hold, 1 do not, 0 are within noise."
     assert lines[1].endswith(worlds)
     assert lines[2].endswith("at twice the length, 1 claims: 1 hold, 0 do not, 0 are within noise.")
-    assert "5 comparisons: 3 hold" in lines[3]
+    assert "5 comparisons: 3 hold, 1 do not" in lines[3]
+    of_papers = results.paper_lines(claims | claim("C85", "holds"))
+    assert of_papers[2:6] == [
+        "| SDN | 2 | 1 | 0 | 1 |",
+        "| Hara et al. | 0 | 0 | 0 | 0 |",
+        "| SMAD and OmniDebias | 0 | 0 | 0 | 0 |",
+        "| ALBAR | 1 | 1 | 0 | 0 |",
+    ]
+
+
+def test_contents_link_to_the_headings(monkeypatch):
+    table = Table("Hara et al., Sec. 4.2: what, and (where)?", "", "")
+    monkeypatch.setattr(results, "TABLES", {"one": table})
+    link = "#hara-et-al-sec-42-what-and-where"
+    assert results.content_lines(["one"]) == [f"- [{table.title}]({link})"]
 
 
 # ---- Running -------------------------------------------------------------------------------------
