@@ -18,9 +18,14 @@ Commands
   python albar.py --train train.txt --val val.txt --root videos    your videos, Swin-T
   torchrun --nproc-per-node 8 albar.py --train train.txt --root videos --batch-size 64
   python evaluate.py runs/albar-baseline runs/albar                the table of biases
-  python albar.py scuba test.txt --root videos --masks masks       SCUBA of your own data set
-  python albar.py stillbank --run runs/frame                       the frames of StillMix's bank
-  python albar.py --train metadata.csv --val metadata.csv --root waterbirds --model resnet18 \
+  python albar.py scuba test.txt --root videos --masks masks --backgrounds places365 sinusoid \\
+      --conflfg --out scuba       SCUBA and Confl-FG of your own data set; places365: your pictures
+  Table 1: --baseline --augment mixup | videomix | be | fame | actorcutmix --masks MASKS; StillMix:
+  python albar.py --baseline --frames 1 --model swin_t --weights IMAGENET1K_V1 \\
+      --train train.txt --root videos --out runs/frame
+  python albar.py stillbank --run runs/frame --out bank
+  python albar.py --baseline --augment stillmix --bank bank --train train.txt --root videos
+  python albar.py --train metadata.csv --val metadata.csv --root waterbirds --model resnet18 \\
       --weights IMAGENET1K_V1 --frames 1 --backgrounds waterbirds-backgrounds    App. C
 
 DEVIATION from the paper

@@ -1,5 +1,5 @@
 """OmniDebias: Mitigating Representation Bias in Action Recognition: Algorithms and Benchmarks.
-H. Duan, Y. Zhao, K. Chen, Y. Xiong, D. Lin. ECCV 2022.
+H. Duan, Y. Zhao, K. Chen, Y. Xiong, D. Lin. ECCV 2022. arXiv:2209.09393
 
 The web shows actions in scenes that a data set lacks, but most of them in the usual ones. A teacher
 filters web images and clips; of each action the third in the rarest scenes is kept, and trained

@@ -1,5 +1,5 @@
 """SMAD: Mitigating Representation Bias in Action Recognition: Algorithms and Benchmarks.
-H. Duan, Y. Zhao, K. Chen, Y. Xiong, D. Lin. ECCV 2022.
+H. Duan, Y. Zhao, K. Chen, Y. Xiong, D. Lin. ECCV 2022. arXiv:2209.09393
 
 A video has facets besides its action: scene, object, event. MAAT puts an adversarial classifier of
 each behind a gradient reversal, so that the features forget them. SAAR learns, without any label,
