@@ -21,7 +21,8 @@ Commands
   python omnidebias.py             the embedded data set (drawn once); --baseline: without the web
   Table 9, 3D: --web data/toy0/web-clips/NAME.txt, NAME of bias, mid, rand, all, unbias. 2D: of
       web-images, with --model tsn_tiny --weights data/toy0/weights-tsn_tiny.pt --frames 3
-      --test-clips 25. Table 2: --web none and SMAD, -, SMAD, which is
+      --test-clips 25
+  Table 2, row by row: --baseline | --web none SMAD | (no flag) | SMAD, which stands for
       --smad --aspect scene=data/toy0/scenes object=data/toy0/objects
   python omnidebias.py clips omnisource.json --out web.txt            (OmniSource's raw videos)
   python sdn.py scenes web.txt --root web --weights resnet50_places365.pth.tar \\
@@ -33,18 +34,20 @@ Commands
       (--smad --aspect scene=scenes,web-scenes: the combination of Table 2)
 
 SILENT in the paper, for which there is no official code
-  S1  The teacher: a run of this script, such as --baseline, which sees one view of an item. Kept is
-      what it takes for the class that was sought, at a probability of 0.5 (embedded: any); with
-      --confident others too, as what it takes them for.
-  S2  The scene is the greatest of the label; the kept web items alone are counted. An action's n
-      are cut at n/3 and 2n/3, rounded down: unbias gets the odd one, mid a second. Ties in
+  S1  The teacher: a run of this script, such as --baseline, which sees one view of an item
+      (OmniSource: TSN with 8 segments, SlowOnly, of ResNet-50). An item is kept if it predicts the
+      class that was sought with a probability of 0.5 or more (embedded data set: any); with
+      --confident others too, as what it predicts. OmniSource also takes out items that resemble
+      validation videos; here the same files are refused.
+  S2  The scene is the most probable of the label; only kept web items are counted. Of an action's n
+      items in order bias is the first n//3, mid goes up to 2n//3, unbias is the rest. Ties in
       frequency go by scene, then at random. Items without a label are in no list. rand has as many
       of each action as unbias.
   S3  A step has --web-ratio web items a labelled video (1: OmniSource's released SlowOnly; its TSN
       has 5.3 images) in one forward pass, where OmniSource steps for each source; each part's loss
       is a mean. An epoch is one pass of the labelled list, as there; the web list goes round in a
       new order each time. No resampling by class, no mixup.
-  S4  An image is repeated over a clip's frames; of a TSN's segments the first alone is computed. A
+  S4  An image is repeated over a clip's frames; of a TSN's segments only the first is computed. A
       web item that cannot be read gives its place to the next that can.
   S5  The recipe is smad.py's, with its SILENT rows; MAAT's aspects are scene and object, with 0.5
       of Eq. (3) and of (4), divided by two.
@@ -55,7 +58,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +133,7 @@ class Args:
     aspect: tuple = arg(
         (),
         "with --smad: an aspect of MAAT, NAME=FOLDER,FOLDER of `sdn.py scenes` of videos and web; "
-        "the word none: SAAR alone. Sec. 5.1: scene, object",
+        "the word none: only SAAR. Sec. 5.1: scene, object",
     )
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
@@ -333,8 +336,9 @@ def read_aspects(args, train_list, web_list):
             raise UserError(f"--aspect {spec}: a second of that name: give NAME=FOLDER,FOLDER")
         labels, _ = read_labels(folders.split(","), train_list.paths, args.max_bad)
         if web_list:
-            # All but one of the items may have none.
-            of_web, _ = read_labels(folders.split(","), web_list.paths, 1 - 1e-9)
+            of_web, _ = read_labels(folders.split(","), web_list.paths)
+            if not of_web.any():
+                raise UserError(f"--aspect {spec}: no labels of any item of --web")
             labels = torch.cat([labels, of_web])
         aspects[name] = labels
     return aspects
@@ -382,9 +386,9 @@ class Joint(torch.utils.data.Dataset):
 
 
 class JointOrder(Order):
-    """Order's batches, each followed by web items, `ratio` of `n_web` a video, of which each
-    process and part has its equal share. Which they are follows from the step alone: pass after
-    pass of them, each in an order of its own."""
+    """Order's batches, each followed by its web items: --web-ratio times as many as videos, an
+    equal share for each process and part. They follow from the step's number: pass after pass
+    through the web list, each pass in a new random order."""
 
     def __init__(self, joint, args, rank=0, world=1):
         super().__init__(len(joint), args.batch_size, args.seed, rank, world, args.accumulate)
@@ -392,7 +396,6 @@ class JointOrder(Order):
         batch_size = args.batch_size
         self.n_web = len(joint.web or ())
         self.web_batch = round(ratio * batch_size) if joint.web else 0
-        self.passes = {}  # {number: order of the items}
         is_whole = abs(self.web_batch - ratio * batch_size) < 1e-3
         if joint.web and not (self.web_batch and is_whole and self.web_batch % self.parts == 0):
             raise UserError(
@@ -413,12 +416,13 @@ class JointOrder(Order):
 
     def web_item(self, place):
         turn, i = divmod(place, self.n_web)
-        if turn not in self.passes:
-            # Of a web's size: the last one may still be asked for, no other.
-            self.passes = {old: self.passes[old] for old in self.passes if old == turn - 1}
-            rng = np.random.default_rng([self.seed, turn, self.n_web, 1])
-            self.passes[turn] = rng.permutation(self.n_web)
-        return turn * self.n_web + int(self.passes[turn][i])
+        return turn * self.n_web + int(web_order(self.seed, turn, self.n_web)[i])
+
+
+@lru_cache(2)  # the items of a step may lie in two passes
+def web_order(seed, turn, n):
+    """(n,) the order of the web items in pass number `turn`"""
+    return np.random.default_rng([seed, turn, n, 1]).permutation(n)
 
 
 # ---- Model ---------------------------------------------------------------------------------------
@@ -446,7 +450,7 @@ def make_backbone(model, num_classes):
 
 def slow_only(net):
     """A 2D ResNet of torchvision -> the same as SlowOnly: stride 1 in time throughout, and kernels
-    of three frames in the last two stages alone, in both convolutions of a basic block, in the
+    of three frames in the last two stages only, in both convolutions of a basic block, in the
     first of a bottleneck (mmaction2)."""
     for name, layer in [*net.named_modules()]:
         if isinstance(layer, nn.Conv2d):
@@ -589,7 +593,8 @@ class SAAR(nn.Module):
 
 
 def make_adversary(width, size, kind="mlp"):
-    """A head h_Z for an aspect of `size` labels: SDN's four layers, or one."""
+    """A head h_Z, (..., width) -> (..., size), for an aspect of `size` labels: SDN's four layers,
+    or one."""
     if kind == "linear":
         return nn.Sequential(nn.Linear(width, size))
     return nn.Sequential(
@@ -624,12 +629,12 @@ class OmniDebias(Network):
         self.tsn = args.model in ("tsn_tiny", "tsn_r50")
         self.is_tiny = isinstance(self.backbone, Tiny)
         self.has_stages = type(self.backbone) in (Tiny, ResNet, VideoResNet)
-        self.dropout = nn.Dropout(0.0 if self.is_tiny else args.dropout)
+        self.dropout = nn.Dropout(args.dropout)  # tiny has none
         self.adversaries = nn.ModuleDict()
         self.saar = None
         if args.smad:
             self.saar = SAAR(
-                self.channels(),
+                self.channels_before_last_stage(),
                 args.saar_width,
                 args.saar_blocks,
                 norm=partial(nn.GroupNorm, 1) if self.is_tiny else nn.BatchNorm2d,
@@ -638,18 +643,18 @@ class OmniDebias(Network):
             self.adversaries[name] = make_adversary(self.head.in_features, size)
 
     # [same in smad.py and omnidebias.py: stages]
-    def channels(self):
-        """Of the features before the last stage."""
+    def channels_before_last_stage(self):
         if not self.has_stages:
             raise UserError(
-                "SAAR sits before a ResNet's layer4: in a network of your own go without, by "
-                "smad.py --no-saar"
+                "SAAR sits before a ResNet's layer4: in a network of your own leave it out, by "
+                "smad.py --no-saar, or omnidebias.py without --smad"
             )
         last = self.backbone.layers[6:] if self.is_tiny else self.backbone.layer4
         convolutions = [m for m in last.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         return convolutions[0].in_channels
 
     def early_stages(self, x):
+        """(N, 3, T, H, W), or frames (N S, 3, H, W) -> features before the last stage"""
         if self.is_tiny:
             return self.backbone.layers[:6](x)  # of three layers, each of three modules
         if not self.has_stages:
@@ -663,6 +668,7 @@ class OmniDebias(Network):
         return x
 
     def last_stage(self, x):
+        """-> features of the last stage, (N, D, T, h, w) or (N S, D, h, w)"""
         if self.is_tiny:
             return self.backbone.layers[6:](x)
         if not self.has_stages:
@@ -670,7 +676,7 @@ class OmniDebias(Network):
         return self.backbone.layer4(x)
 
     def pool(self, x):
-        """-> (N, D)"""
+        """-> (N, D) or (N S, D)"""
         if self.is_tiny:
             return x.mean((2, 3, 4))
         if not self.has_stages:
@@ -689,7 +695,7 @@ class OmniDebias(Network):
             segments = clip.shape[2]
             x = clip.transpose(1, 2).flatten(0, 1)  # (N S, 3, H, W)
             if still is not None:
-                # Of an image's segments, which are the same, the first alone is computed.
+                # An image's segments are the same: only the first is computed.
                 first = torch.arange(len(x), device=x.device) % segments == 0
                 computed = first | ~still.repeat_interleave(segments)
                 x = x[computed]
@@ -758,8 +764,8 @@ def soft_cross_entropy(s, z):
 def heads_objective(l_ce, l_adv):
     """Eq. (1)  L_ce + sum_i lambda_i L_adv,i
 
-    l_adv: list of M; lambda_i = 1 / M: Sec. 6.3. Each is Eq. (3) alone: Eq. (4) is it less the
-    entropy of the label, so that 0.5 of each, Sec. 6.1, has the gradient of one Eq. (3).
+    l_adv: list of M; lambda_i = 1 / M: Sec. 6.3. Each is Eq. (3) only: Eq. (4) differs from it by
+    the entropy of the label, so that 0.5 of each, Sec. 6.1, has the gradient of one Eq. (3).
     """
     return l_ce + sum(l_adv) / max(1, len(l_adv))
 
@@ -868,10 +874,14 @@ def prepare(batch, data, args, device):
     }
 
 
+# [same in sdn.py, smad.py and omnidebias.py: make_optimizer]
 def make_optimizer(net, args):
     if args.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
     return torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+
+
+# [end]
 
 
 def train(args):

@@ -29,31 +29,35 @@ Commands
 
 DEVIATION from the paper and its code
   D1  The paper selects the model by validation loss. Here the result is the last epoch's weights,
-      best.pt the best by validation accuracy; L_CE alone lowers the learning rate, to which the
+      best.pt the best by validation accuracy; only L_CE lowers the learning rate, to which the
       official code adds the scene head's own loss.
   D2  The official code reverses the gradient of Eq. (6) on a head of its own, so that its backbone
       LOWERS the entropy; and its SGD has dampening 0.9, a tenth of the step. Here: the shared head,
       no reversal, no dampening.
   D3  Its shortcut of type A stops the gradient (it copies .data); ours passes it on.
 SILENT in the paper
-  S1  Soft label: mean over 10 frames of their softmax; hard: its greatest (official code: the
-      frames' most frequent).
+  S1  Soft label: mean over 10 frames of their softmax; hard: its most probable scene (official
+      code: the frames' most frequent).
   S2  lambda scales the reversed gradient only, the scene head descends at full rate, as in the
       official code. G(x) is the pooled vector that the action head sees; no batch norm in the scene
       head (official code: there is).
-  S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos), where half
-      of the frames or more have a box (official code: 70 % of them); a clip without humans has no
-      part in it. A box is filled with its frame's mean colour, each channel rounded.
+  S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos). Its mean
+      is over those of a forward pass of which half of the frames or more have a box (official code:
+      videos of which 70 % have). A box is filled with its frame's mean colour, each channel
+      rounded.
   S4  Batch norm: masked clips use the running statistics and leave them alone (--masked-bn train:
       official code).
-  S5  Start: random weights (official code: an unnamed checkpoint, its heads alone for 4 epochs).
-      Crops at random, sides from a half (Hara et al.: corners). Their weights of 2018 and SDN's
-      expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392. --hara has the mean and std
-      of Hara et al.'s weights of 2020; its paper says of them only that the mean is subtracted.
+  S5  Start: random weights (official code: an unnamed checkpoint, for 4 epochs only its heads).
+      Crops at random, sides from a half (Hara et al.: corners). Weights of Hara et al. 2018 and of
+      SDN's code expect --mean 0.4501 0.4225 0.3901 --std 0.00392 0.00392 0.00392. --hara has the
+      mean and std of Hara et al.'s weights of 2020, whose paper says only that the mean is
+      subtracted.
   S6  The detector sees each 8th frame; those between take the boxes of both neighbours. Both halves
       of an iteration share one optimiser, its momentum and weight decay. vgg16's G(x) is fc7 after
       ReLU and dropout.
-  S7  Videos shorter than a clip loop. Crops have aspect ratios of 3/4 to 4/3, torchvision's (Hara
+  S7  Fine-tuning (Table 1: "the same hyperparameter settings as" Hara et al.) has the flags of
+      training (official code, Diving48: learning rate 0.005, all layers).
+  S8  Videos shorter than a clip loop. Crops have aspect ratios of 3/4 to 4/3, torchvision's (Hara
       et al.: square).
 """
 
@@ -139,7 +143,6 @@ class Args:
     masked_bn: str = arg(
         "eval", "batch norm of the masked clips, see S4", choices=("eval", "train")
     )
-    scene_lr: float = arg(1.0, "learning rate of the scene head over --lr", low=0)
 
     train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
@@ -580,13 +583,14 @@ def scene_adversarial(s, p):
     return F.cross_entropy(s, p)
 
 
-def human_mask_confusion(z_masked, weight):
+def human_mask_confusion(z_masked, has_humans):
     """Eq. (4)  L_Ent = -sum_k f_A(G(x_hm))_k log f_A(G(x_hm))_k
 
-    weight (N,): 0 for clips without humans, mean 1
+    has_humans (N,): 1, or 0 for clips without humans, which have no part in the mean
     """
     log_p = F.log_softmax(z_masked, 1)
-    return -(weight * (log_p.exp() * log_p).sum(1)).mean()
+    entropy = -(log_p.exp() * log_p).sum(1)  # (N,)
+    return (has_humans * entropy).sum() / has_humans.sum().clamp(min=1)
 
 
 def debiasing_objective(l_ce, l_adv):
@@ -613,7 +617,7 @@ def training_step(model, batch, args, masked=False):
     of its own.
 
     masked False, Eq. (5): batch {"clip": (N, 3, T, H, W) float, "label": (N,), "scene": (N, M)};
-    masked True, Eq. (6): {"clip": the human-masked clips, "label", "weight": (N,)}
+    masked True, Eq. (6): {"clip": the human-masked clips, "label", "has_humans": (N,) 1 or 0}
     """
     if masked:
         return confusion_step(model, batch, args)
@@ -640,31 +644,21 @@ def debiasing_step(model, batch, args):
 
 def confusion_step(model, batch, args):
     """The half on the clips whose humans are filled; the scene head has no part in it."""
-    has_humans = batch["weight"] > 0
-    share = has_humans.float().mean()
-    keep = has_humans.clone()
-    if not keep.any():
-        # DistributedDataParallel waits for every process: a clip of weight 0.
-        keep[0] = True
-    clip = batch["clip"][keep]
-    label = batch["label"][keep]
-    # The weights have mean 1 over the batch of all processes. The loss is the mean over the clips
-    # that are kept: this makes it that over all N.
-    weight = batch["weight"][keep] * keep.sum() / len(keep)
+    clip = batch["clip"]
+    has_humans = batch["has_humans"]
     with running_statistics(model, args.masked_bn == "eval"), autocast(clip.device, args.amp):
         z, s = model(clip, scenes=True)
-    l_ent = human_mask_confusion(z.float(), weight)  # Eq. (4)
+    l_ent = human_mask_confusion(z.float(), has_humans)  # Eq. (4)
     loss = confusion_objective(l_ent, args.w_ent)  # Eq. (6)
     if s is not None:
-        # DistributedDataParallel waits for every parameter too.
+        # DistributedDataParallel waits for every parameter.
         loss = loss + 0 * s.float().sum()
-    right = (weight * (z.argmax(1) == label)).mean()
-    return loss, {"ent": l_ent, "masked_accuracy": right, "masked_share": share}
+    return loss, {"ent": l_ent, "masked_share": has_humans.mean()}
 
 
 def count_right(s, p):
-    """(N, M) scene logits, labels -> how many of the labelled are named right, how many are
-    labelled"""
+    """(N, M) scene logits, (N, M) labels -> how many of the labelled clips are named right, how
+    many are labelled"""
     known = p.any(1)
     right = s.argmax(1) == p.argmax(1)
     return (right & known).sum(), known.sum()
@@ -672,8 +666,8 @@ def count_right(s, p):
 
 @torch.inference_mode()
 def validate(model, loader, scenes, args, device):
-    """-> {"val/...": figure} of the validation list. val/loss is L_CE alone: the adversary's must
-    not steer --lr."""
+    """-> {"val/...": figure} of the validation list, scenes (n, M) being its labels, on the CPU.
+    val/loss is L_CE only: the adversary's must not steer --lr."""
     # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
@@ -724,13 +718,7 @@ def learning_rate(step, steps_per_epoch, args):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def count_masked(parts):
-    """How many clips of a batch, of all parts and processes, have a box in half of their frames
-    (S3)."""
-    return total(sum((part["humans"] >= 0.5).sum() for part in parts))[0]
-
-
-def prepare(batch, data, args, device, masked, num_masked):
+def prepare(batch, data, args, device, masked):
     """A batch of the loader -> what either half of training_step takes"""
     clip = batch["clip"]
     if args.w_ent:
@@ -738,8 +726,8 @@ def prepare(batch, data, args, device, masked, num_masked):
     clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std).contiguous()
     prepared = {"clip": clip, "label": batch["label"].to(device, non_blocking=True)}
     if masked:
-        weight = (batch["humans"] >= 0.5) * args.batch_size / num_masked
-        prepared["weight"] = weight.to(device, non_blocking=True)
+        has_humans = (batch["humans"] >= 0.5).float()  # a box in half of the clip's frames; S3
+        prepared["has_humans"] = has_humans.to(device, non_blocking=True)
     elif data.scenes is not None:
         prepared["scene"] = data.scenes[batch["video"]].to(device, non_blocking=True)
     return prepared
@@ -752,16 +740,14 @@ def leave_scene_head(net):
             parameter.grad = None
 
 
+# [same in sdn.py, smad.py and omnidebias.py: make_optimizer]
 def make_optimizer(net, args):
-    """The scene head, theta_S, has a learning rate of its own."""
-    others = [*net.backbone.parameters(), *net.head.parameters()]  # theta_f, theta_A
-    groups = [dict(params=others, lr=args.lr)]
-    if net.scene_head is not None:
-        lr = args.lr * args.scene_lr
-        groups.append(dict(params=list(net.scene_head.parameters()), lr=lr))
     if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
-    return torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+        return torch.optim.SGD(net.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+
+
+# [end]
 
 
 def make_scheduler(optimizer, steps_per_epoch, args):
@@ -808,24 +794,23 @@ def train(args):
         for epoch in range(step // steps_per_epoch, args.epochs):
             order.start(epoch, skip=step - epoch * steps_per_epoch)
             batches = iter(loader)
-            masked_in_epoch = 0
+            clips_with_humans = 0
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
                 parts = [next(batches) for _ in range(args.accumulate)]
-                num_masked = count_masked(parts) if args.w_ent else 0
-                masked_in_epoch += num_masked
                 # Sec. 3.4: Eq. (5) and Eq. (6) by turns, an optimiser step each.
-                for masked in (False, True) if num_masked else (False,):
+                for masked in (False, True) if args.w_ent else (False,):
                     for part, batch in enumerate(parts):
                         last = part + 1 == args.accumulate
                         seed_step(args.seed, 2 * (step * args.accumulate + part) + masked, rank)
-                        prepared = prepare(batch, data, args, device, masked, num_masked)
+                        prepared = prepare(batch, data, args, device, masked)
                         # Of a batch in parts, the last exchanges the gradients.
                         with no_sync(model, not last):
                             loss, metrics = training_step(model, prepared, args, masked)
                             backward(loss)
                         run.record(metrics, batch)
                     if masked:
+                        clips_with_humans += sum(int((b["humans"] >= 0.5).sum()) for b in parts)
                         leave_scene_head(net)
                     scaler.step(optimizer)
                     scaler.update()
@@ -838,7 +823,7 @@ def train(args):
                     if interrupt.asked():
                         break
             if step == (epoch + 1) * steps_per_epoch:
-                if args.w_ent and not masked_in_epoch and not order.skip:
+                if args.w_ent and not total(clips_with_humans)[0] and not order.skip:
                     raise UserError(
                         "--humans: no clip of an epoch has boxes in half of its frames, so Eq. (6) "
                         "has none"
@@ -885,7 +870,7 @@ def load_labeller(args, module, **how):
     # These may differ when what is begun goes on: where it runs, and where the videos are.
     for name in ("lists", "root", "split", "max_bad", "out", "batch_size", "workers"):
         del made[name]
-    # `humans` adds these where there are masks: files of boxes alone go on as ever.
+    # They do not change the boxes; `humans` adds --inside where it cuts masks.
     for name in ("masks", "inside"):
         made.pop(name, None)
     made["weights"] = file.name
@@ -1032,7 +1017,7 @@ class HumansArgs(OfflineArgs):
     score: float = arg(0.3, "least score of a box; official code", low=0, high=1)
     every: int = arg(
         8,
-        "look at each n-th frame alone; its boxes are carried to those between; 1 with --masks",
+        "look at each n-th frame only; its boxes are carried to those between; 1 with --masks",
         low=1,
     )
     masks: str = arg("", "folder of the persons' masks too, for `albar.py scuba --masks`")
@@ -1077,7 +1062,7 @@ def humans(args):
     heads.keypoint_roi_pool = None
     if args.masks:
         made["inside"] = inside.sha1
-        # A mask of a whole frame is made of whatever is above the threshold.
+        # Each box above the detector's own threshold gets a mask: no more of them than are kept.
         heads.score_thresh = 0.999 * args.score
     else:
         heads.mask_roi_pool = None
@@ -1097,7 +1082,7 @@ def humans(args):
             continue
         path = videos.paths[video["index"]]
         found, masks = find_humans(model, video["clip"], args, device, mixed_precision)
-        # Before its line, which says that the video is done.
+        # The masks come first: the line in OUT says that the video is done.
         if args.masks:
             write_masks(args.masks, path, cut_to_boxes(masks, path, inside))
         append_line(args.out, {"path": path, "every": args.every} | found)
@@ -1118,7 +1103,7 @@ def check_mask_files(args, videos):
     """UserError where there would be no masks, or not in FOLDER, or of two videos in one file."""
     if not args.model.startswith("maskrcnn"):
         raise UserError(
-            f"--masks: --model {args.model} finds boxes alone: take maskrcnn_resnet50_fpn or "
+            f"--masks: --model {args.model} finds only boxes: take maskrcnn_resnet50_fpn or "
             "maskrcnn_resnet50_fpn_v2"
         )
     path_of = {}

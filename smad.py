@@ -8,8 +8,8 @@ omnidebias.py.
 
 Equation map                       (grep "Eq. (3)": this row, the function, the line that uses it)
   Eq. (1)  heads_objective         L_CE + sum_i lambda_i L_adv,i, minimised by all heads
-  Eq. (2)  backbone_objective      L_CE - sum_i lambda_i L_adv,i, minimised by the backbone; logged
-                                   alone: Reverse gives its gradient in the pass of Eq. (1)
+  Eq. (2)  backbone_objective      L_CE - sum_i lambda_i L_adv,i, minimised by the backbone; only
+                                   logged: Reverse gives its gradient in the pass of Eq. (1)
   Eq. (3)  soft_cross_entropy      adversarial loss of a soft-label aspect, half of it
   Eq. (4)  kl_divergence           the other half
   Eq. (5)  actionness_reweighting  features times H W softmax(score map); SAAR, Fig. 5
@@ -17,7 +17,8 @@ Equation map                       (grep "Eq. (3)": this row, the function, the 
 
 Commands
   python smad.py                   the embedded data set (drawn once); --baseline: plain
-  Table 7: --baseline, --no-saar, --aspect none, -. Table 8: --aspect none | one or more aspects
+  Table 7, row by row: --baseline | --aspect none (SAAR) | --no-saar (MAAT) | (no flag)
+  Table 8: --aspect none | one or more aspects
   python sdn.py scenes train.txt val.txt --root videos --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt --out scenes
   python sdn.py scenes train.txt val.txt --root videos --weights IMAGENET1K_V2 --out objects
@@ -25,6 +26,9 @@ Commands
   torchrun --nproc-per-node 8 smad.py --train k200db/train.txt --root videos \\
       --aspect scene=scenes object=objects event=HVU_Train_V1.0.csv:event  (--tsn: the 2D network)
 
+DEVIATION from the paper
+  D1  Table 6's 3D ResNet-18 is Hara et al.'s; --model r3d_18 is torchvision's, whose first layer is
+      3x7x7 without max pool, and whose shortcuts are of type B.
 SILENT in the paper, for which there is no official code
   S1  Eqs. (3), (4) differ by the labels' entropy, so that 0.5 of each has exactly the gradient of
       one Eq. (3).
@@ -36,8 +40,9 @@ SILENT in the paper, for which there is no official code
   S4  Which aspects Tables 2, 3, 5 to 7 use: scene and object, each divided by 2, as Sec. 6.3 does.
       A label is the mean of 10 frames' softmax. BCE is the mean over the tags. A video without
       labels adds nothing.
-  S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm; the score's convolution
-      starts at zero. It belongs to Theta: it gets the reversed gradients too.
+  S5  SAAR: two bottleneck blocks of width 64 with stride 1 and batch norm (of tiny: group norm);
+      the score's convolution starts at zero. It belongs to Theta: it gets the reversed gradients,
+      too.
   S6  TSN at test averages the softmax of its 25 frames, each the middle of a part: at some lengths
       a frame beside mmaction2's. The split: see `split --help`.
   S7  Warm-up begins at 1/(its steps), mmaction2's at a tenth. Crops are random resized ones, where
@@ -118,7 +123,6 @@ class Args:
     adversary: str = arg(
         "mlp", "an aspect's head; the paper is silent; SDN's four layers", choices=("mlp", "linear")
     )
-    adv_lr: float = arg(1.0, "learning rate of the adversarial heads over --lr", low=0)
     saar: bool = arg(True, "spatial-aware actionness reweighting before the last stage; Sec. 5.1")
     saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
     saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
@@ -438,7 +442,7 @@ def make_backbone(model, num_classes):
 
 def slow_only(net):
     """A 2D ResNet of torchvision -> the same as SlowOnly: stride 1 in time throughout, and kernels
-    of three frames in the last two stages alone, in both convolutions of a basic block, in the
+    of three frames in the last two stages only, in both convolutions of a basic block, in the
     first of a bottleneck (mmaction2)."""
     for name, layer in [*net.named_modules()]:
         if isinstance(layer, nn.Conv2d):
@@ -581,7 +585,8 @@ class SAAR(nn.Module):
 
 
 def make_adversary(width, size, kind="mlp"):
-    """A head h_Z for an aspect of `size` labels: SDN's four layers, or one."""
+    """A head h_Z, (..., width) -> (..., size), for an aspect of `size` labels: SDN's four layers,
+    or one."""
     if kind == "linear":
         return nn.Sequential(nn.Linear(width, size))
     return nn.Sequential(
@@ -617,12 +622,12 @@ class SMAD(Network):
         self.tsn = args.model in ("tsn_tiny", "tsn_r50")
         self.is_tiny = isinstance(self.backbone, Tiny)
         self.has_stages = type(self.backbone) in (Tiny, ResNet, VideoResNet)
-        self.dropout = nn.Dropout(0.0 if self.is_tiny else args.dropout)
+        self.dropout = nn.Dropout(args.dropout)  # tiny has none
         self.adversaries = nn.ModuleDict()
         self.saar = None
         if args.saar:
             self.saar = SAAR(
-                self.channels(),
+                self.channels_before_last_stage(),
                 args.saar_width,
                 args.saar_blocks,
                 norm=partial(nn.GroupNorm, 1) if self.is_tiny else nn.BatchNorm2d,
@@ -631,18 +636,18 @@ class SMAD(Network):
             self.adversaries[name] = make_adversary(self.head.in_features, size, args.adversary)
 
     # [same in smad.py and omnidebias.py: stages]
-    def channels(self):
-        """Of the features before the last stage."""
+    def channels_before_last_stage(self):
         if not self.has_stages:
             raise UserError(
-                "SAAR sits before a ResNet's layer4: in a network of your own go without, by "
-                "smad.py --no-saar"
+                "SAAR sits before a ResNet's layer4: in a network of your own leave it out, by "
+                "smad.py --no-saar, or omnidebias.py without --smad"
             )
         last = self.backbone.layers[6:] if self.is_tiny else self.backbone.layer4
         convolutions = [m for m in last.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         return convolutions[0].in_channels
 
     def early_stages(self, x):
+        """(N, 3, T, H, W), or frames (N S, 3, H, W) -> features before the last stage"""
         if self.is_tiny:
             return self.backbone.layers[:6](x)  # of three layers, each of three modules
         if not self.has_stages:
@@ -656,6 +661,7 @@ class SMAD(Network):
         return x
 
     def last_stage(self, x):
+        """-> features of the last stage, (N, D, T, h, w) or (N S, D, h, w)"""
         if self.is_tiny:
             return self.backbone.layers[6:](x)
         if not self.has_stages:
@@ -663,7 +669,7 @@ class SMAD(Network):
         return self.backbone.layer4(x)
 
     def pool(self, x):
-        """-> (N, D)"""
+        """-> (N, D) or (N S, D)"""
         if self.is_tiny:
             return x.mean((2, 3, 4))
         if not self.has_stages:
@@ -773,8 +779,8 @@ def heads_objective(l_ce, l_adv, lam):
 def backbone_objective(l_ce, l_adv, lam):
     """Eq. (2)  L_ce - sum_i lambda_i L_adv,i
 
-    Minimised by the backbone, SAAR among it. It is logged alone: Reverse gives the backbone its
-    gradient where Eq. (1) is back-propagated. Never back-propagate both.
+    Minimised by the backbone, which includes SAAR. It is only logged: Reverse gives the backbone
+    this gradient in the backward pass of Eq. (1).
     """
     return l_ce - sum(a * b for a, b in zip(lam, l_adv, strict=True))
 
@@ -824,7 +830,7 @@ def training_step(model, batch, args):
 
 @torch.inference_mode()
 def validate(model, loader, data, args, device):
-    """-> {"val/...": figure} of the validation list. val/loss is L_ce alone."""
+    """-> {"val/...": figure} of the validation list. val/loss is L_ce only."""
     # Each process has statistics of batch norm of its own: all take the first one's.
     broadcast(model)
     model.eval()
@@ -899,19 +905,14 @@ def prepare(batch, data, args, device):
     }
 
 
+# [same in sdn.py, smad.py and omnidebias.py: make_optimizer]
 def make_optimizer(net, args):
-    """The adversaries, theta_Z, have a learning rate of their own."""
-    adversaries = list(net.adversaries.parameters())
-    others = []  # Theta, SAAR; theta_Y
-    for name, parameter in net.named_parameters():
-        if not name.startswith("adversaries."):
-            others.append(parameter)
-    groups = [dict(params=others, lr=args.lr)]
-    if adversaries:
-        groups.append(dict(params=adversaries, lr=args.lr * args.adv_lr))
     if args.optimizer == "sgd":
-        return torch.optim.SGD(groups, args.lr, 0.9, weight_decay=args.weight_decay)
-    return torch.optim.AdamW(groups, args.lr, weight_decay=args.weight_decay)
+        return torch.optim.SGD(net.parameters(), args.lr, 0.9, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+
+
+# [end]
 
 
 def train(args):
@@ -1038,12 +1039,12 @@ def redistribute(facets, n_train, n_val, reserve, rng):
         in_tail = in_tail | moved
         drawn.append(rng.permutation(np.flatnonzero(moved))[:n_val])
 
-    frequency = np.zeros(n)
     if len(facets) == 1:
-        # The videos of a scene stay together, those of the scene with the lower number first.
-        values, place, counts = np.unique(facets[0], return_inverse=True, return_counts=True)
-        frequency = counts[place] * len(values) - place
-    head = np.lexsort((rng.random(n), -frequency))
+        # The most frequent scene first, of equal ones the lower number; its videos at random.
+        _, scene, counts = np.unique(facets[0], return_inverse=True, return_counts=True)
+        head = np.lexsort((rng.random(n), scene, -counts[scene]))
+    else:
+        head = np.argsort(rng.random(n))
     head = head[~in_tail[head]][: n_train + reserve]
     tail = rng.permutation(np.unique(np.concatenate(drawn)))[:n_val]
     held_out = hold_out(head, facets, reserve, rng)
@@ -1084,9 +1085,10 @@ def split(args):
     python smad.py split train.txt --labels scene=scenes object=objects --out k200-both
 
     Writes OUT/train.txt, OUT/val.txt (with --overlap val-Q.txt for each Q), the lists of
-    --restrict, classes.txt. Where the paper is silent: the scene is the greatest of the label;
-    scenes are disjoint within each action; the tail is filled by whole scenes from the rarest; the
-    training set takes the most frequent ones. Of two facets (Sec. 6.3) a validation video is rare
+    --restrict, classes.txt. Where the paper is silent: the scene is the most probable of the label;
+    scenes are disjoint within each action; the tail is filled by whole scenes from the rarest. The
+    paper samples the training set from the head; here it is the most frequent scenes of the head,
+    until it is full. Of two facets (Sec. 6.3) a validation video is rare
     in one at least, and no training video has a tail scene or a tail object. Videos without labels
     are left out, and actions that have too few videos passed over.
     """
@@ -1152,7 +1154,7 @@ def read_shares(overlap):
 
 
 def read_facets(specs, paths):
-    """{NAME: (n,) the greatest of the soft labels of each video, -1 where it has none}"""
+    """{NAME: (n,) the most probable category of each video, -1 where it has no label}"""
     facets = {}
     for spec in specs:
         name, _, folder = spec.partition("=")

@@ -329,15 +329,6 @@ def test_logged_accuracies_count_what_is_known(model, double):
         assert 0 < sum(hits) < len(hits)
 
 
-def test_the_heads_have_a_learning_rate_of_their_own(flags):
-    saved = load(smad.train(Args(**flags | dict(epochs=1, adv_lr=3.0, lr=0.01)))["checkpoint"])
-    rest, heads = saved["optimizer"]["param_groups"]
-    assert (rest["initial_lr"], heads["initial_lr"]) == (0.01, 0.03)
-    assert len(heads["params"]) == 2 * 8
-    last = saved["optimizer"]["state"][heads["params"][-1]]["exp_avg"].shape
-    assert last == saved["model"]["adversaries.event.6.bias"].shape == (2,)
-
-
 def test_clip_grad_is_of_all_parameters_together(flags):
     """One step of plain SGD that may move them by 1e-3."""
     flags |= dict(epochs=1, batch_size=80, optimizer="sgd", lr=1.0, weight_decay=0.0)
