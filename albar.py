@@ -20,11 +20,13 @@ Commands
   python evaluate.py runs/albar-baseline runs/albar                the table of biases
   python albar.py scuba test.txt --root videos --masks masks --backgrounds places365 sinusoid \\
       --conflfg --out scuba       SCUBA and Confl-FG of your own data set; places365: your pictures
-  Table 1: --baseline --augment mixup | videomix | be | fame | actorcutmix --masks MASKS; StillMix:
+  Table 1: --baseline --augment mixup | videomix | be | fame | actorcutmix --masks MASKS; its last
+      rows, StillMix and ALBAR with it, need a bank of frames:
   python albar.py --baseline --frames 1 --model swin_t --weights IMAGENET1K_V1 \\
       --train train.txt --root videos --out runs/frame
   python albar.py stillbank --run runs/frame --out bank
   python albar.py --baseline --augment stillmix --bank bank --train train.txt --root videos
+  python albar.py --augment stillmix --bank bank --train train.txt --root videos
   python albar.py --train metadata.csv --val metadata.csv --root waterbirds --model resnet18 \\
       --weights IMAGENET1K_V1 --frames 1 --backgrounds waterbirds-backgrounds    App. C
 
@@ -40,6 +42,9 @@ DEVIATION from the paper
       prediction.
   D4  w_ent is 4 (Table 11); the official code has 4.25, a weight decay of 0.05, batch 6 and
       learning rate 1e-5.
+  D5  The embedded data set has w_adv 0.08 (paper: 1) and augment_prob 0.5, chosen on other worlds
+      by contrasted accuracy; from w_adv 0.15 on SCUFO falls far below chance. With --train the
+      defaults are the paper's.
 SILENT in the paper
   S1  F(x) in Eq. (4) is the sum of the logits, as in the official code: of probabilities it would
       be constant 1.
@@ -59,7 +64,9 @@ SILENT in the paper
       batch is left out.
   S6  Videos shorter than a clip loop (official code: half the stride, then the last frame again).
   S7  SCUBA (`scuba`): the stripes as Li et al. 2023 draw them, but their sine runs through the
-      picture's middle before it is turned; Confl-FG, of which no code was released: see its --help.
+      picture's middle before it is turned. Frames before the actor comes and after it leaves stay,
+      as background alone (Li et al. cut them off), and no video is left out for a small actor (of
+      Kinetics they are). Confl-FG, of which no code was released: see its --help.
   S8  Waterbirds (App. C): the paper made a set that keeps each image's background, and has not
       released it; --backgrounds is any folder of them. Batch norm is as in S3: with random weights
       the static clip's penalty can burst before the statistics have settled (--static-bn train).
@@ -256,9 +263,7 @@ TOY = dict(
     cache=True,
 )
 # [end]
-# Chosen by contrasted accuracy on other worlds: w_adv 0.04 58.5, 0.08 59.7 (of the seeds 1 and 2;
-# 0.15 is above them, by a SCUFO far below chance); StillMix with probability 0.25 29.2, 0.5 45.6,
-# 0.75 39.0 (of seed 1, of frames of the sample before alone).
+# See D5.
 TOY |= dict(w_adv=0.08, augment_prob=0.5)
 BASELINE = dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseline")
 
@@ -318,10 +323,14 @@ def test_videos(videos, args):
     )
 
 
+def uses_static(args):
+    """Whether any loss of the static clip has a weight"""
+    return args.w_adv > 0 or args.w_ent > 0 or args.w_gp > 0
+
+
 def check_flags(args):
     """UserError for flags that contradict."""
-    adversarial = args.w_adv > 0 or args.w_ent > 0 or args.w_gp > 0
-    if adversarial and args.frames == 1 and not args.backgrounds:
+    if uses_static(args) and args.frames == 1 and not args.backgrounds:
         raise UserError(
             "--frames 1: the static clip would be the clip itself: --baseline, or --backgrounds"
         )
@@ -336,17 +345,18 @@ def check_flags(args):
 
 
 def add_actors(frames, path, indices, masks):
-    """For Videos(change=...): (n, H, W, 3) -> with the actors, white on black, (2n, H, W, 3)"""
+    """For Videos(change=...): frames (n, H, W, 3), their indices (n,) -> frames, then the actors
+    white on black (2n, H, W, 3), indices (2, n), {}. masks: of find_masks"""
     actors = torch.zeros_like(frames)
     place = masks.get(path)
     if isinstance(place, Boxes):
         actors[draw_boxes(place, path, indices.ravel(), frames.shape[1:3]) > 0.5] = 255
     elif place:
-        found = read_masks(place)
-        if indices.max() > len(found):  # one may be missing at the end
-            raise UserError(f"{place}: {len(found)} masks, but {path} has a frame {indices.max()}")
-        found = found[np.minimum(indices.ravel(), len(found) - 1)]
-        actors[fit_masks(found, frames.shape[1:3]) > 0.5] = 255
+        mask = read_masks(place)
+        if indices.max() > len(mask):  # one may be missing at the end
+            raise UserError(f"{place}: {len(mask)} masks, but {path} has a frame {indices.max()}")
+        mask = mask[np.minimum(indices.ravel(), len(mask) - 1)]
+        actors[fit_masks(mask, frames.shape[1:3]) > 0.5] = 255
     return torch.cat([frames, actors]), np.stack([indices, indices]), {}
 
 
@@ -361,7 +371,8 @@ def check_backgrounds(folder, paths):
 
 
 def add_background(frames, path, indices, folder):
-    """For Videos(change=...): (n, H, W, 3) -> with the backgrounds alone, (2n, H, W, 3)"""
+    """For Videos(change=...): frames (n, H, W, 3), their indices (n,) -> frames, then those of the
+    background's file (2n, H, W, 3), indices (2, n), {}"""
     file = Path(folder, path)
     background = read_clip(file, np.minimum(indices.ravel(), num_frames(file) - 1))
     background = background.permute(0, 3, 1, 2)
@@ -389,15 +400,16 @@ def static_clip(clip, frame):
     return still.unsqueeze(2).expand_as(clip).contiguous()
 
 
-# Of Table 1, share (N,) being 1 for samples that are mixed and 0 for the others.
-def mixup(clip, target, share, lam):
+# The augmentations of Table 1: clip (N, 3, T, H, W), target (N, K), is_mixed (N,) 1 for the samples
+# that are mixed and 0 for the others, lam the weight of a sample's own clip (of BE: of the frame).
+def mixup(clip, target, is_mixed, lam):
     """Zhang et al. 2018, lam ~ Beta(0.2, 0.2): clips and labels of two samples blended."""
-    keep = 1 - share * (1 - lam)  # (N,) the part of the own clip, 1 where it is not mixed
+    keep = 1 - is_mixed * (1 - lam)  # (N,) the part of the own clip, 1 where it is not mixed
     mixed = torch.lerp(clip.roll(1, 0), clip, keep.view(-1, 1, 1, 1, 1))
     return mixed, torch.lerp(target.roll(1, 0), target, keep.view(-1, 1))
 
 
-def videomix(clip, target, share, lam):
+def videomix(clip, target, is_mixed, lam):
     """Yun et al. 2020, lam ~ Beta(1, 1): a box of another sample, the same in all frames; labels by
     its area."""
     height, width = clip.shape[-2:]
@@ -406,7 +418,7 @@ def videomix(clip, target, share, lam):
     columns = box_side(x, width, lam)
     box = torch.zeros(height, width, device=clip.device)
     box[rows, columns] = 1
-    box = share.view(-1, 1, 1, 1, 1) * box  # (N, 1, 1, H, W)
+    box = is_mixed.view(-1, 1, 1, 1, 1) * box  # (N, 1, 1, H, W)
     area = box.mean((1, 2, 3, 4))[:, None]
     return torch.lerp(clip, clip.roll(1, 0), box), torch.lerp(target, target.roll(1, 0), area)
 
@@ -417,10 +429,10 @@ def box_side(centre, length, lam):
     return slice(int(max(0, centre * length - half)), int(min(length, centre * length + half)))
 
 
-def stillmix(clip, share, lam, stills):
+def stillmix(clip, is_mixed, lam, stills):
     """Li et al. 2023, lam ~ Beta(200, 200): stills (N, 3, 1 or T, H, W) laid over all frames; the
     label is kept."""
-    return torch.lerp(clip, stills, (share * (1 - lam)).view(-1, 1, 1, 1, 1))
+    return torch.lerp(clip, stills, (is_mixed * (1 - lam)).view(-1, 1, 1, 1, 1))
 
 
 def stills_of_others(clip):
@@ -430,36 +442,35 @@ def stills_of_others(clip):
     return static_clip(clip[others], "random")
 
 
-def background_erasing(clip, share, lam):
+def background_erasing(clip, is_mixed, lam):
     """BE, Wang et al. 2021, lam ~ 0.3 Beta(1, 1): a random frame of the clip itself laid over all
     of its frames; the label is kept."""
-    return torch.lerp(clip, static_clip(clip, "random"), (share * lam).view(-1, 1, 1, 1, 1))
+    return torch.lerp(clip, static_clip(clip, "random"), (is_mixed * lam).view(-1, 1, 1, 1, 1))
 
 
-def actorcutmix(clip, target, share, actors):
+def actorcutmix(clip, target, is_mixed, actors):
     """Zou et al. 2023: the actors, where actors (N, 1, T, H, W) is 1, on another sample whose own
-    are blank; with r for their share of the pixels, labels weighted by 1 - (1 - r)^4."""
+    are blank; with r for their part of the pixels, labels weighted by 1 - (1 - r)^4."""
     area = actors.mean((1, 2, 3, 4))
-    # A clip without an actor, or full of them, stays as it is.
-    share = share * ((area > 0) & (area < 1))
-    keep = 1 - share.view(-1, 1, 1, 1, 1) * (1 - actors)
-    weight = 1 - share * (1 - area) ** 4
+    # A clip without an actor stays as it is.
+    is_mixed = is_mixed * (area > 0)
+    keep = 1 - is_mixed.view(-1, 1, 1, 1, 1) * (1 - actors)
+    weight = 1 - is_mixed * (1 - area) ** 4
     scenes = clip * (1 - actors)
     mixed = torch.lerp(scenes.roll(1, 0), clip, keep)
     return mixed, torch.lerp(target.roll(1, 0), target, weight[:, None])
 
 
-def fame(clip, share, mean, std):
-    """Ding et al. 2022: what moves, and what has its colours, on another sample; the label is
-    kept."""
+def fame(clip, is_mixed, mean, std):
+    """Ding et al. 2022: the foreground pasted on another sample; the label is kept."""
     shape = (3, 1, 1, 1)
     rgb = clip * clip.new_tensor(std).view(shape) + clip.new_tensor(mean).view(shape)
-    foreground = moving_half(rgb)[:, None, None]  # (N, 1, 1, H, W)
-    keep = 1 - share.view(-1, 1, 1, 1, 1) * (1 - foreground)
+    foreground = fame_foreground(rgb)[:, None, None]  # (N, 1, 1, H, W)
+    keep = 1 - is_mixed.view(-1, 1, 1, 1, 1) * (1 - foreground)
     return torch.lerp(clip.roll(1, 0), clip, keep)
 
 
-def moving_half(rgb):
+def fame_foreground(rgb):
     """(N, 3, T, H, W) from 0 to 1 -> (N, H, W), 1 in half of the pixels, 0 in the others
 
     Seeds: the half where frames differ the most is foreground, the tenth where they differ the
@@ -481,7 +492,7 @@ def moving_half(rgb):
 
 
 def blur(image):
-    """(N, H, W) -> the same, a Gaussian as wide as a tenth of the height"""
+    """(N, H, W) -> the same, by a Gaussian kernel of a tenth of the height"""
     size = image.shape[1] // 10 // 2 * 2 + 1
     return v2.functional.gaussian_blur(image[:, None], [size, size], [size / 3, size / 3])[:, 0]
 
@@ -498,9 +509,9 @@ def colour_bins(rgb):
     return along + 10 * across + 100 * ten_steps(value)
 
 
-def ten_steps(share):
+def ten_steps(value):
     """0 to 1 -> 0 to 9"""
-    return (9 * share.clamp(0, 1)).round().long()
+    return (9 * value.clamp(0, 1)).round().long()
 
 
 def count_bins(colours):
@@ -523,22 +534,22 @@ def augment(batch, target, args):
     if args.augment in BETA:
         a = BETA[args.augment]
         lam = torch.distributions.Beta(a, a).sample().item()
-    share = (torch.rand(len(clip)) < args.augment_prob).float().to(clip.device)
+    is_mixed = (torch.rand(len(clip)) < args.augment_prob).float().to(clip.device)
     if args.augment == "mixup":
-        return mixup(clip, target, share, lam)
+        return mixup(clip, target, is_mixed, lam)
     if args.augment == "videomix":
-        return videomix(clip, target, share, lam)
+        return videomix(clip, target, is_mixed, lam)
     if args.augment == "actorcutmix":
-        return actorcutmix(clip, target, share, batch["actors"])
+        return actorcutmix(clip, target, is_mixed, batch["actors"])
     if args.augment == "be":
-        return background_erasing(clip, share, 0.3 * lam), target
+        return background_erasing(clip, is_mixed, 0.3 * lam), target
     if args.augment == "fame":
-        return fame(clip, share, args.mean, args.std), target
+        return fame(clip, is_mixed, args.mean, args.std), target
     # StillMix, of its bank's frames where there is one.
     stills = batch.get("stills")
     if stills is None:
         stills = stills_of_others(clip)
-    return stillmix(clip, share, lam, stills), target
+    return stillmix(clip, is_mixed, lam, stills), target
 
 
 # ---- Model ---------------------------------------------------------------------------------------
@@ -639,13 +650,13 @@ def entropy_maximisation(z_static):
     return (log_p.exp() * log_p).sum(1).mean()
 
 
-def gradient_penalty(z_static, static, norm="official", create_graph=True, scale=1.0):
+def gradient_penalty(z_static, static, norm="official", create_graph=True):
     """Eq. (4)  L_gp = || d sum_c z_c / d static ||_2
 
     static (N, C, T, H, W), which z_static was computed from. norm "full": over C, T, H, W, as
-    printed; "official" (D1): over C, T, H, then the mean over W too. scale: multiplied in and out
-    again, to hold fp16 gradients above underflow.
+    printed; "official" (D1): over C, T, H, then the mean over W too.
     """
+    scale = 1024.0  # a power of two: exact, and it keeps fp16 gradients above underflow
     objective = z_static.float().sum() * scale  # F(x), S1
     (gradient,) = torch.autograd.grad(
         objective, static, create_graph=create_graph, retain_graph=True
@@ -672,7 +683,7 @@ def training_step(model, batch, args, backward=None, log=False):
     clip = batch["clip"]
     label = batch["label"]
     head = unwrapped(model).head
-    needs_static = args.w_adv > 0 or args.w_ent > 0 or args.w_gp > 0
+    needs_static = uses_static(args)
 
     target = label
     if args.augment != "none":
@@ -705,13 +716,12 @@ def training_step(model, batch, args, backward=None, log=False):
         if args.w_ent:
             l_ent = entropy_maximisation(z_static)  # Eq. (3)
         if args.w_gp:
-            scale = 1024.0 if args.amp == "fp16" else 1.0
-            l_gp = gradient_penalty(z_static, static, args.gp_norm, scale=scale)  # Eq. (4)
+            l_gp = gradient_penalty(z_static, static, args.gp_norm)  # Eq. (4)
             # DistributedDataParallel waits for every parameter, and the head's bias has no part
             # in the penalty: here it gets a gradient of zero.
             l_gp = l_gp + 0 * z_static.sum()
         if args.w_gp and log:
-            metrics |= watch_penalty(z_static, static, label, head, args.gp_norm, scale)
+            metrics |= watch_penalty(z_static, static, label, head, args.gp_norm)
         metrics["adv"] = l_adv
         metrics["ent"] = l_ent
         metrics["gp"] = l_gp
@@ -720,11 +730,12 @@ def training_step(model, batch, args, backward=None, log=False):
     return loss, {"loss": loss} | metrics
 
 
-def watch_penalty(z_static, static, label, head, norm, scale):
-    """Figures for the log: Eq. (4) can fall without any class's gradient falling, by driving the
-    sum of the head's rows to zero."""
+def watch_penalty(z_static, static, label, head, norm):
+    """Figures for the log, of z_static (N, K), static (N, 3, T, H, W), label (N,): Eq. (4) is of
+    the sum of the logits, and can fall without any class's gradient falling, by driving the sum of
+    the head's rows to zero."""
     true = z_static.gather(1, label[:, None])
-    of_true = gradient_penalty(true, static, norm, create_graph=False, scale=scale)
+    of_true = gradient_penalty(true, static, norm, create_graph=False)
     return {"gp_true_logit": of_true, "head_row_sum": head.weight.detach().sum(0).norm()}
 
 
@@ -771,7 +782,8 @@ def validate(model, loader, args, device, name="val"):
         n, loss, right, static_right, contrasted, static_entropy
     )
     if not n:
-        raise UserError(f"no validation video can be read: check --{name} and --root")
+        flag = name.split("/")[0]  # of watch/NAME
+        raise UserError(f"no video of {name} can be read: check --{flag} and --root")
     return {
         f"{name}/loss": loss / n,
         f"{name}/accuracy": right / n,
@@ -910,7 +922,7 @@ def train(args):
 # ---- SCUBA, Confl-FG: Sec. 4.1 and 4.4 -----------------------------------------------------------
 @dataclass
 class ScubaArgs:
-    lists: tuple = arg((), "test list", positional=True)
+    list: str = arg("", "test list", positional=True)
     root: str = arg("", "folder of the videos; none: the list's own")
     split: int = arg(1, "official split of HMDB51's folder of lists", choices=(1, 2, 3))
     masks: str = arg("", "folder of the actors' masks, or a file of boxes of `sdn.py humans`")
@@ -958,10 +970,10 @@ def scuba(args):
     H.264 in 4:4:4, so that colours end where the mask does: ffmpeg's players show it, browsers do
     not. At crf 10 a set of J-HMDB takes twice the space of its videos.
     """
-    if len(args.lists) != 1 or not args.masks:
+    if not args.list or not args.masks:
         raise UserError("name a list and masks: scuba test.txt --root videos --masks FOLDER")
-    videos = read_list(args.lists[0], args.root, "test", args.split)
-    videos = existing(each_once(videos, args.lists[0]), args.max_bad)
+    videos = read_list(args.list, args.root, "test", args.split)
+    videos = existing(each_once(videos, args.list), args.max_bad)
     outside = [path for path in videos.paths if path.startswith("/") or ".." in Path(path).parts]
     if outside:
         raise UserError(f"{outside[0]}: give paths below --root, which SETs repeat")
@@ -972,7 +984,7 @@ def scuba(args):
     if args.conflfg:
         sets.append("conflfg")
     out = Path(args.out)
-    done = begin(out, args, videos)
+    done = open_sets(out, args, videos)
 
     left = [i for i, path in enumerate(videos.paths) if path not in done]
     maker = Subset(SetMaker(videos, masks, pictures, args), left)
@@ -1003,16 +1015,19 @@ def find_masks(place, videos, max_bad):
         boxes = Boxes([place])
         masks = {path: boxes for path in videos.paths if path in boxes}
     else:
-        found = {path: masks_of(place, path) for path in videos.paths}
-        masks = {path: mask for path, mask in found.items() if mask}
+        masks = {}
+        for path in videos.paths:
+            mask = masks_of(place, path)
+            if mask:
+                masks[path] = mask
         for mask, count in Counter(masks.values()).items():
             if count > 1:
                 raise UserError(f"{mask}: of {count} videos: put masks into their videos' folders")
     lacking = [path for path in videos.paths if path not in masks]
     if not masks or len(lacking) > max_bad * len(videos):
         raise UserError(
-            f"--masks {place}: none of {len(lacking)} of {len(videos)} videos, first {lacking[0]}; "
-            "or allow more with --max-bad"
+            f"--masks {place}: no masks of {len(lacking)} of {len(videos)} videos, first "
+            f"{lacking[0]}; or allow more with --max-bad"
         )
     return masks
 
@@ -1032,7 +1047,7 @@ def masks_of(place, path):
 
 
 def find_pictures(backgrounds):
-    """{name of a set: its pictures, none for sinusoid}"""
+    """{name of a set: its files of pictures, [] for sinusoid, which is drawn}"""
     pictures = {}
     for place in backgrounds:
         name = Path(place).name
@@ -1047,7 +1062,7 @@ def find_pictures(backgrounds):
     return pictures
 
 
-def begin(out, args, videos):
+def open_sets(out, args, videos):
     """Begin the folder of the sets, or go on with it. -> {path: its line of videos.jsonl}"""
     settings = asdict(args) | dict(videos=sha1("\n".join(videos.paths).encode()).hexdigest())
     for name in ("workers", "max_bad", "out"):
@@ -1100,7 +1115,7 @@ class SetMaker(torch.utils.data.Dataset):
                     self.write("conflfg", i, number, paste(frames, mask, background))
         except UserError as error:
             return {"bad": f"{path}: {error}"}
-        return {"path": path} | count_frames(mask)
+        return {"path": path} | describe_masks(mask)
 
     def write(self, name, i, number, frames):
         file = made_file(name, self.videos.paths[i], number, self.args)
@@ -1114,7 +1129,11 @@ class SetMaker(torch.utils.data.Dataset):
         others = np.flatnonzero(labels != labels[i])
         if not len(others):
             raise UserError("--conflfg: the list has no video of another class")
-        frames, mask = read_actor(self.videos, int(rng.choice(others)), self.masks)
+        other = int(rng.choice(others))
+        try:
+            frames, mask = read_actor(self.videos, other, self.masks)
+        except UserError as error:
+            raise UserError(f"its still actor, of {self.videos.paths[other]}: {error}") from None
         shown = (mask > 0.5).any(2).any(1).nonzero().flatten()
         t = shown[len(shown) // 2]
         actor = resize(frames[t].float(), background.shape[:2])
@@ -1145,7 +1164,7 @@ def draw_boxes(boxes, path, indices, size):
     """-> (n, H, W) of 0 and 1, H, W = size: Boxes of some frames (n,) of a video"""
     mask = torch.zeros(len(indices), *size, dtype=torch.uint8)
     for image, frame_boxes in zip(mask, boxes(path, indices), strict=True):
-        fill_boxes(image[..., None], frame_boxes, torch.ones(1, dtype=torch.uint8))
+        fill_boxes(image, frame_boxes, 1)
     return mask.float()
 
 
@@ -1157,7 +1176,7 @@ def fit_masks(mask, size):
     return F.interpolate(mask[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def count_frames(mask):
+def describe_masks(mask):
     """(T, H, W) -> {"frames": T, "empty": those that do not show the actor, "around": the share of
     the box around it that is not it}"""
     box = torch.zeros_like(mask)
@@ -1214,21 +1233,21 @@ def resize(image, size):
 
 
 def draw_stripes(rng, side=256):
-    """(side, side, 3) stripes of Li et al. 2023: half as wide as 5 to 20 pixels, a gap of 3 to 5
-    times that, along a sine of period 4 to 1004 and height 10 to 110, rotated by any angle, in a
-    colour and its complement."""
+    """(side, side, 3) stripes of Li et al. 2023: of half width 5 to 20 pixels, repeated every 3 to
+    5 half widths, along a sine of period 4 to 1004 and amplitude 10 to 110; turned by any angle, in
+    a colour on its complement."""
     colour = rng.uniform(0, 1, 3)
     half_width = rng.uniform(5, 20)
-    gap = half_width * rng.uniform(3, 5)
+    spacing = half_width * rng.uniform(3, 5)
     frequency = 2 * np.pi / rng.uniform(4, 1004)
     shift = rng.uniform(-100, 100)
-    height = rng.uniform(10, 110)
+    amplitude = rng.uniform(10, 110)
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = np.mgrid[:side, :side] - side / 2
     x = columns * np.cos(angle) - rows * np.sin(angle)
     y = columns * np.sin(angle) + rows * np.cos(angle)
-    distance = (y - height * np.sin(frequency * (x + shift))) % gap
-    in_stripe = np.minimum(distance, gap - distance) < half_width
+    distance = (y - amplitude * np.sin(frequency * (x + shift))) % spacing
+    in_stripe = np.minimum(distance, spacing - distance) < half_width
     return 255 * np.where(in_stripe[..., None], 1 - colour, colour)
 
 
@@ -1253,16 +1272,17 @@ def write_sets(sets, videos, done, args):
     for name in sets:
         lines = []
         for path in videos.paths:
+            if path not in done:
+                continue
             for number in range(args.per_video):
                 file = made_file(name, path, number, args).relative_to(out)
-                if path in done:
-                    lines.append(f"{file.as_posix()} {labels[path]}\n")
+                lines.append(f"{file.as_posix()} {labels[path]}\n")
         (out / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
     names = "".join(f"{name}\n" for name in videos.classes)
     (out / "classes.txt").write_text(names, encoding="utf-8")
 
-    file = Path(args.lists[0]).parent / "benchmark.json"
-    benchmark = {"test": Path(args.lists[0]).name, "scuba": {}}
+    file = Path(args.list).parent / "benchmark.json"
+    benchmark = {"test": Path(args.list).name, "scuba": {}}
     for name in sets:
         path = os.path.relpath(out / f"{name}.txt", file.parent)
         if name == "conflfg":
@@ -1271,7 +1291,7 @@ def write_sets(sets, videos, done, args):
             benchmark["scuba"][name] = path
     text = json.dumps(benchmark, indent=1) + "\n"
     if file.exists() and file.read_text() != text:
-        print(f"{file} is there already. It finds the new lists with\n{text}", end="")
+        print(f"{file} is there and stays as it is; the new lists would need\n{text}", end="")
     else:
         file.write_text(text)
 

@@ -1,6 +1,7 @@
-"""What the scripts share and no paper has an opinion about: flags, reading videos, sampling, lists,
-clips, labels, a small network, checkpoints, logs. No method, no loss, no model of a paper, no data
-set, and nothing of ours is imported.
+"""What two scripts or more share: flags, reading videos, sampling, lists, clips, labels, boxes, a
+small network, checkpoints, logs. No method, no loss, no model of a paper, and nothing of ours is
+imported. Of the papers there is only what evaluate.py measures with, too: SDN's masking of humans,
+and the mutual information.
 """
 
 import argparse
@@ -700,9 +701,11 @@ def tsn_segments(n, segments, rng=None):
     """(segments,) indices, in order, one in each of equal parts of the video: drawn with rng (TSN:
     3), else the middle (SMAD Sec. 6.1: 25 at test; as mmaction2). A video of fewer frames repeats
     some, in order."""
-    low, middle, high = ((2 * np.arange(segments) + k) * n // (2 * segments) for k in range(3))
     if rng is None:
-        return middle
+        return (2 * np.arange(segments) + 1) * n // (2 * segments)
+    edges = np.arange(segments + 1) * n // segments
+    low = edges[:-1]
+    high = edges[1:]
     return rng.integers(low, np.maximum(high, low + 1))
 
 
@@ -1067,11 +1070,13 @@ def subset(videos, keep):
 def each_once(videos, file):
     """The videos without those that came before in their list, lest one that is held out is trained
     on, too."""
-    place_of = {path: i for i, path in reversed([*enumerate(videos.paths)])}
-    again = len(videos) - len(place_of)
+    first_places = {}
+    for i, path in enumerate(videos.paths):
+        first_places.setdefault(path, i)
+    again = len(videos) - len(first_places)
     if again:
         warn(f"{file}: {again} lines name a video again: each is used once")
-    return subset(videos, sorted(place_of.values()))
+    return subset(videos, first_places.values())
 
 
 def split_list(videos, share, seed):
@@ -1296,12 +1301,12 @@ class Order(torch.utils.data.Sampler):
                 yield batch[part :: self.parts].tolist()
 
 
-def make_loader(dataset, args, device, **how):
-    """DataLoader with --workers processes; how: batch_size, batch_sampler and the like."""
-    how["num_workers"] = args.workers
-    how["pin_memory"] = device.type == "cuda"
-    how["worker_init_fn"] = ignore_signals
-    return DataLoader(dataset, **how)
+def make_loader(dataset, args, device, **options):
+    """DataLoader with --workers processes; options: batch_size, batch_sampler and the like."""
+    options["num_workers"] = args.workers
+    options["pin_memory"] = device.type == "cuda"
+    options["worker_init_fn"] = ignore_signals
+    return DataLoader(dataset, **options)
 
 
 def ignore_signals(worker):
@@ -1420,9 +1425,11 @@ def make_labels(out, paths, categories, made, width=0):
                     np.lib.format.open_memmap(file, "w+", np.float16, shape)[:] = np.nan
     total(0)  # the others wait
     done = open_labels(out, "r+")
-    if (out / "made.json").read_text() != made or done.paths != paths:
+    begun = ((out / "made.json").read_text(), done.paths, done.categories)
+    if begun != (made, list(paths), list(categories)):
         raise UserError(
-            f"{out}: begun with other settings or lists (made.json, paths.txt): name another --out"
+            f"{out}: begun with other settings or lists, or other categories (made.json, "
+            "paths.txt, categories.txt): name another --out"
         )
     return done
 
@@ -2419,6 +2426,7 @@ class Run:
             self.metrics = self.saved["extra"]
             for name, part in state.items():
                 restore(part, self.saved[name], f"{self.out / 'last.pt'}, {name}")
+            self.saved = None  # its memory
         elif self.rank == 0:
             # What --overwrite replaces, lest --resume finds it.
             for name in ("last.pt", "best.pt", "log.jsonl", "evaluate.json", "evaluate.npz"):

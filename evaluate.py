@@ -71,6 +71,8 @@ here chooses a checkpoint.
 SILENT in the papers
   Crops of one side, `size` of the short side `resize`, as the centre crop (SlowFast's code: of the
       short side whole).
+  The bootstrap draws lines of a list: of SCUBA lists with several backgrounds a video its error is
+      too small.
   SCUFO's frame: one of a SCUBA video's, of all that its clips show, drawn by the video's path
       (StillMix: at random, not seeded); one clip of it, whatever --clips says.
   Hara's shuffle: inside the sampled clip, never the identity, accuracy averaged over --shuffles.
@@ -255,12 +257,14 @@ class Checkpoint:
 
     @property
     def config(self):
-        """Equal for seeds of one configuration at the same point of training."""
+        """A text that is the same for two runs which differ in nothing but the seed, at the same
+        point of training."""
         return repr((self.any_split, self.args.get("split"), self.list_sha1))
 
     @property
     def any_split(self):
-        """The same, and equal for the official splits of one data set too."""
+        """A text that is the same for two runs which differ in nothing but the seed and the
+        official split."""
         point = (self.epoch, self.step)
         if self.path.name == "best.pt":
             point = "best"
@@ -378,6 +382,7 @@ class Data:
     """What is in a run's Sources."""
 
     splits: dict  # {"test": VideoList, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
+    files: dict  # of the same names: their list files
     groups: np.ndarray | None  # (n,) names of the test videos' groups
     boxes: common.Boxes | None  # of the humans in the test list's videos
     scenes: np.ndarray | None  # (n,) the scene of each test video, -1 for none
@@ -467,6 +472,7 @@ def read_data(run, args):
         splits[name] = read_test_list(run, path, args, made=made)
     return Data(
         splits=splits,
+        files={name: of_split(run, path, args) for name, path in sources.tests.items()},
         groups=find_groups(run, sources, splits["test"], args),
         boxes=read_boxes(sources, splits["test"]),
         scenes=read_scenes(sources, splits["test"]),
@@ -475,8 +481,8 @@ def read_data(run, args):
 
 
 def read_test_list(run, path, args, part="test", made=False):
-    """-> VideoList; made: of SCUBA or Confl-FG. UserError where the run was trained on some of it,
-    but with --allow-trained"""
+    """-> VideoList; made: whether it is a SCUBA or Confl-FG list. UserError where the run was
+    trained on one of its videos, unless --allow-trained"""
     split = args.split or run.args["split"]
     path = of_split(run, path, args)
     read = common.read_made_list if made else common.read_list
@@ -607,8 +613,8 @@ def read_scene_list(run, sources, file, part, args):
 
 # ---- Predict: every video is read once -----------------------------------------------------------
 def _rng(seed, path, draw):
-    # Random numbers of one video alone: the same in any list, at any place in it, in batches of any
-    # size.
+    """Random numbers of one video: the same in any list, at any place in it, in batches of any
+    size. draw: 0 for SCUFO's frame, 1 + k for shuffle k"""
     return np.random.default_rng([seed, zlib.crc32(path.encode()), draw])
 
 
@@ -681,7 +687,8 @@ def window_places(n, frames, stride, step):
     starts = np.arange(count)[:, None] * step
     # With steps longer than a window the last start may be past the end.
     starts = starts[starts[:, 0] < n]
-    return starts + np.arange(frames) * stride % (n - starts)
+    offsets = (np.arange(frames) * stride) % (n - starts)
+    return starts + offsets
 
 
 def crop(frames, size, resize, crops):
@@ -702,7 +709,7 @@ def crop(frames, size, resize, crops):
 
 def batches(run, name, videos, args, change=None):
     """This process's batches of a split, "clip" (N, V, 3 crops, T, H, W) uint8 on the run's device,
-    and a progress bar.
+    with a progress bar.
 
     Where `change` gives several clips of each, "clip" has one more dimension, behind N."""
     device = next(run.model.parameters()).device
@@ -716,24 +723,26 @@ def batches(run, name, videos, args, change=None):
     size, resize = run.args["size"], run.args["resize"]
     transform = common.test_transform(size, resize)
     if args.crops > 1:
+        if size > resize:
+            raise UserError(f"--crops: crops of {size} pixels do not fit in a side of {resize}")
         transform = partial(crop, size=size, resize=resize, crops=args.crops)
     dataset = common.Videos(videos, sample, transform, change=change)
     # Whole batches are shared out, so that each is the same one on any number of processes. The
     # videos of one batch must have equally many clips.
-    every = torch.arange(len(videos)).split(1 if args.windows else args.batch_size)
+    all_batches = torch.arange(len(videos)).split(1 if args.windows else args.batch_size)
     rank, processes = run.share
-    own = [part.tolist() for part in every[rank::processes]]
+    batches_here = [part.tolist() for part in all_batches[rank::processes]]
     bar = tqdm(
-        total=sum(len(part) for part in own),
+        total=sum(len(part) for part in batches_here),
         desc=f"{run.name} {name}",
         unit="video",
         leave=False,
         disable=None if rank == 0 else True,
     )
     with bar:
-        for batch in common.make_loader(dataset, args, device, batch_sampler=own):
+        for batch in common.make_loader(dataset, args, device, batch_sampler=batches_here):
             batch["clip"] = batch["clip"].to(device)
-            yield batch, bar
+            yield batch
             bar.update(len(batch["index"]))
 
 
@@ -760,15 +769,12 @@ def predict(run, name, videos, orders, args, boxes=None, call=None):
     """One pass over a split, of all processes together. -> Predictions, the same in each
 
     orders: as clip_orders gives them; with "masked" among them, boxes. call: what takes the clips
-    in the model's place, such as its features; its outputs then stand for logits."""
-    labels = np.array(videos.labels)
+    in the model's place, such as its features; its outputs (n, V, D) then stand for logits."""
     change = None
     if boxes is not None:
         change = partial(common.mask_humans, boxes=boxes)
     parts = []  # of each batch the arrays that are then joined
-    right = 0
-    seen = 0
-    for batch, bar in batches(run, name, videos, args, change):
+    for batch in batches(run, name, videos, args, change):
         index = batch["index"].numpy()
         part = {"index": index, "used": batch["bad"].numpy() == 0, "humans": np.zeros(len(index))}
         clip = batch["clip"]
@@ -788,10 +794,6 @@ def predict(run, name, videos, orders, args, boxes=None, call=None):
                 output = one_view(output, args.average)
             part[variant] = output
         parts.append(part)
-        if call is None:
-            right += (top1(part[name], labels[index]) & part["used"]).sum()
-            seen += part["used"].sum()
-            bar.set_postfix(top1=f"{100 * right / max(seen, 1):.1f}")
     parts = sorted(sum(common.gather(parts), []), key=lambda part: part["index"][0])
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     name_unreadable(run, name, videos, arrays["used"])
@@ -845,7 +847,7 @@ def top1(logits, labels):
 
 
 def group_hits(logits, labels, groups):
-    """top1 of each class in each group by itself, of those that there are
+    """top1 split by (class, group), for every pair that occurs
 
     (n, V, K), (n,), (n,) names -> {(label, group): (places among the n, (m,) bool)}"""
     right = top1(logits, labels)
@@ -856,16 +858,10 @@ def group_hits(logits, labels, groups):
     return hits
 
 
-def contrasted(scuba, scufo, scuba_paths, scufo_paths):
-    """Right on the SCUBA video AND wrong on its SCUFO video (ALBAR Sec. 4.4), whatever the order.
-
-    scuba, scufo: (n,) bool, right or not. -> (n,) bool in SCUBA's order. ValueError where one has
-    no pair."""
-    place = {path: i for i, path in enumerate(scufo_paths)}
-    alone = sorted(set(place) ^ set(scuba_paths))
-    if alone:
-        raise ValueError(f"no pair of SCUBA and SCUFO for {alone[0]}")
-    return scuba & ~scufo[[place[path] for path in scuba_paths]]
+def contrasted(scuba, scufo):
+    """(n,) bool: right on the SCUBA video and wrong on its SCUFO video (ALBAR Sec. 4.4). scuba,
+    scufo (n,) bool, of the same videos: named right or not"""
+    return scuba & ~scufo
 
 
 def log_ratio(original, shuffled, n):
@@ -985,9 +981,9 @@ def train_probe(x, p, seed, patience=20):
 
 
 def scene_floors(actions, scenes, test_actions, test_scenes):
-    """Share of the test scenes (m,) that is named right by the most frequent scene in training
-    (n,), of all and of the true action. No network that keeps the action in its features can push a
-    probe below the second."""
+    """Accuracies on the test scenes (m,) of two guesses: the most frequent scene in training (n,),
+    and the most frequent there of the true action. No network that keeps the action in its features
+    can push a probe below the second."""
     usual = np.bincount(scenes).argmax()
     of_action = {}
     for action in np.unique(actions):
@@ -1179,7 +1175,7 @@ def add_split(outcomes, split, videos, predictions):
     if split.startswith("scuba-"):
         background = split.removeprefix("scuba-")
         scufo = outcomes.hits[f"scufo-{background}"]
-        both = contrasted(outcomes.hits[split], scufo, paths[used], paths[used])
+        both = contrasted(outcomes.hits[split], scufo)
         outcomes.add(f"contrasted-{background}", both, outcomes.names[split])
 
 
@@ -1225,7 +1221,10 @@ def measure_fairness(outcomes, scenes, seed):
 
 
 def measure(run, args, stem):
-    """All figures of one checkpoint, as plain values; what they follow from goes to STEM.npz."""
+    """All figures of one checkpoint, as plain values; what they follow from goes to STEM.npz.
+
+    -> Checkpoint.about with protocol, lists {split: [file, sha1]}, figures and bootstrap {metric:
+    value}, videos {split: [used, listed]}, and what `notes` says of them"""
     use_device(run.model)
     data = read_data(run, args)
     outcomes = Outcomes()
@@ -1261,6 +1260,7 @@ def measure(run, args, stem):
             np.savez_compressed(file, classes=np.array(run.classes), **outcomes.arrays)
     return run.about() | dict(
         protocol=run.protocol(args),
+        lists={name: [data.files[name], videos.sha1] for name, videos in data.splits.items()},
         figures={name: float(value) for name, value in figures.items()} | fair_figures,
         bootstrap=outcomes.errors(n_test, num_classes, args.seed),
         shuffles=shuffles,
@@ -1319,9 +1319,11 @@ GROUPS = {
 
 def row_name(names):
     """What the runs of a row share: albar-s0, albar-s1 -> albar. One run keeps its name."""
+    if len(names) == 1:
+        return names[0]
     shared = os.path.commonprefix(names)
-    if shared in names:
-        return shared
+    if shared in names:  # of gp10, gp10-1; of albar-s1, albar-s10
+        return re.sub(r"[-_.]+(seed|split|s)\d+$", "", shared)
     return re.sub(r"([-_.]+(seed|split|s)?)?[-_.]*\d*$", "", shared) or names[0]
 
 
@@ -1392,9 +1394,11 @@ def average_splits(of_splits):
             if all(other.get(key) for other in reports):
                 report[key] = np.sum([other[key] for other in reports], 0).tolist()
         report["videos"] = {}
+        report["lists"] = {}
         for other in reports:
             for name, counts in other["videos"].items():
                 report["videos"][f"{name} {other['split']}"] = counts
+                report["lists"][f"{name} {other['split']}"] = other["lists"][name]
         averaged.append(report)
     return averaged
 
@@ -1426,6 +1430,7 @@ def merge(measured):
             method=first["method"],
             epochs=first["epochs"],
             protocol=first["protocol"],
+            lists=first["lists"],
             checkpoints=[report["checkpoint"] for report in every],
             splits=first.get("splits"),
             seeds=[report["seed"] for report in group],
@@ -1489,8 +1494,10 @@ def paired_difference(a, b):
 
 def difference(row, metric, first):
     """The cell of one figure: row minus first by the seeds that both have, "-" where these are
-    fewer than two"""
+    fewer than two, or the test lists are not the same"""
     seeds = [seed for seed in first["seeds"] if seed in row["seeds"]]
+    if test_lists(row) != test_lists(first):
+        return "-"
     if len(seeds) < 2 or metric.key not in row["each"] or metric.key not in first["each"]:
         return "-"
     figures = [row["each"][metric.key][row["seeds"].index(seed)] for seed in seeds]
@@ -1549,6 +1556,11 @@ def table_by_groups(corner, rows, cell, groups=GROUPS):
     return layout(table)
 
 
+def test_lists(row):
+    """{split: sha1} of the IID test lists of a row"""
+    return {name: sha1 for name, (_, sha1) in row["lists"].items() if name.startswith("test")}
+
+
 def layout(table):
     """Lines of cells, the first the head -> lines of a Markdown table"""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -1575,14 +1587,18 @@ def notes(rows):
     for row in rows:
         epoch, epochs = row["epochs"]
         used, listed = row["videos"]
+        files = [str(file) for file, _ in row["lists"].values()]
         seeds = ", ".join(map(str, row["seeds"]))
         if row["splits"]:
             seeds += f", of each the mean over the official splits {row['splits']}"
         lines.append(
             f"{row['name']}: {', '.join(row['checkpoints'])}; {row['method']}.py, epoch {epoch} of "
-            f"{epochs}; {row['protocol']}; {used} of {listed} videos used; {len(row['seeds'])} "
-            f"seed(s): {seeds}; ±: {row['plus_minus_is']}."
+            f"{epochs}; {row['protocol']}; {used} of {listed} videos used, of "
+            f"{common.shortened(files)}; {len(row['seeds'])} seed(s): {seeds}; ±: "
+            f"{row['plus_minus_is']}."
         )
+    if any(test_lists(row) != test_lists(rows[0]) for row in rows):
+        lines.append("The rows are of different test lists: their figures are not to be compared.")
     if backgrounds(rows):
         lines.append(
             f"SCUBA, SCUFO, contrasted: means over the backgrounds {', '.join(backgrounds(rows))}."
@@ -1640,6 +1656,19 @@ def output_stem(path, args):
     return folder / "-".join(words)
 
 
+def check_out(stem, run, args):
+    """UserError where the file of --out is another run's."""
+    file = Path(f"{stem}.json")
+    if not args.out or not file.exists():
+        return
+    try:
+        other = json.loads(file.read_text())["checkpoint"]["checkpoint"]
+    except (ValueError, KeyError, TypeError):
+        other = "no run"
+    if Path(other).resolve() != run.path.resolve():
+        raise UserError(f"{file}: the figures of {other}: name another --out for {run.path}")
+
+
 def evaluate(args):
     """Measure every checkpoint, print the table, write the JSON files. -> the rows
 
@@ -1668,6 +1697,7 @@ def evaluate(args):
                 f"--out {args.out}: {stems[stem]} and {file} would both be {stem.name}: "
                 "evaluate them one by one, or without --out"
             )
+        check_out(stem, run, args)
         if file not in paths:
             named.append(run.about())
         paths[file] = path
@@ -1907,14 +1937,15 @@ def read_names(file):
         pairs = [(name, label) for label, name in enumerate(content)]
         if isinstance(content, dict):
             pairs = content.items()
-    elif all(text.split()[0].isdecimal() and " " in text for text in texts):
+    elif all(len(text.split()) > 1 and text.split()[0].isdecimal() for text in texts):
         pairs = [reversed(text.split(maxsplit=1)) for text in texts]
     elif all(text.rpartition(",")[2].isdecimal() for text in texts):
         pairs = [text.rsplit(",", 1) for text in texts]
     else:
         # ActivityNet's action_name.csv has a header.
-        names = texts[texts[0] == "action" :]
-        pairs = [(name, label) for label, name in enumerate(names)]
+        if texts[0] == "action":
+            texts = texts[1:]
+        pairs = [(name, label) for label, name in enumerate(texts)]
     name_of = {str(label): str(name) for name, label in pairs}
     first = 0 if "0" in name_of else 1
     names = [name_of.get(str(first + i)) for i in range(len(name_of))]
@@ -2167,6 +2198,11 @@ def scene_features(folders, videos):
     kind = "features"
     if any(part.features is None for part in parts):
         kind = "probabilities"
+    for folder, part in zip(folders, parts, strict=True):
+        if part.categories != parts[0].categories:
+            raise UserError(f"{folder}: its categories are not those of {folders[0]}")
+        if kind == "features" and part.features.shape[1] != parts[0].features.shape[1]:
+            raise UserError(f"{folder}: its features are not as many as those of {folders[0]}")
     wanted = set(videos.paths)
     rows = {}
     for part in parts:
@@ -2175,9 +2211,8 @@ def scene_features(folders, videos):
             if path in wanted and not np.isnan(part.labels[place]).any():
                 rows[path] = values[place]
     videos = common.subset(videos, [i for i, path in enumerate(videos.paths) if path in rows])
-    if len({rows[path].shape for path in videos.paths}) != 1:
-        names = ", ".join(map(str, folders))
-        raise UserError(f"{names}: none of the list's videos, or {kind} of two networks")
+    if not len(videos):
+        raise UserError(f"{', '.join(map(str, folders))}: none of the list's videos")
     x = torch.from_numpy(np.stack([rows[path] for path in videos.paths])).double()
     if kind == "probabilities":
         x = x.clamp_min(6e-8).log()  # float16's least number
@@ -2195,6 +2230,7 @@ def read_bias_lists(args):
                 f"--test: {len(shared)} of its videos are in --train too, first {min(shared)}"
             )
         return train, test
+    train = common.each_once(train, args.train)
     # Every second video of each action, in a random order.
     order = np.random.default_rng([args.seed, len(train)]).permutation(len(train))
     order = order[np.argsort(np.array(train.labels)[order], kind="stable")]
@@ -2426,7 +2462,7 @@ def look(run, videos, boxes, options, args):
     shares = []
     areas = []
     drawn = []  # and their maps
-    for batch, _ in batches(run, "cam", videos, options, change):
+    for batch in batches(run, "cam", videos, options, change):
         clip, white = batch["clip"][:, :, 0].unbind(1)  # (N, 3, T, S, S)
         # Inference mode would leave integrated gradients without gradients.
         with torch.no_grad():
@@ -2665,6 +2701,7 @@ def save_features(run, videos, args, file):
         any_split=repr((run.any_split, videos.classes)),
         split=args.split,
         protocol=run.protocol(options, "features"),
+        list=[args.test, videos.sha1],
         videos=[int(used.sum()), len(videos)],
         broken=paths[~used].tolist(),
     )
@@ -2734,6 +2771,7 @@ def read_features(file):
         for name in ("features", "labels", "paths", "classes", "about"):
             arrays[name] = saved[name]
         about = json.loads(str(arrays["about"]))
+        about["list"]
     except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         message = f"{file}: no features of videos: make them with evaluate.py features"
         raise UserError(message) from None
@@ -2774,6 +2812,7 @@ def report_features(tests, figures, errors, plus_minus_is, step, groups, args):
     for test, values, plus_minus in zip(tests, figures, errors, strict=True):
         report = test.about | dict(figures=values, bootstrap=plus_minus)
         report |= dict(plus_minus_is=plus_minus_is, videos={"test": test.about["videos"]})
+        report["lists"] = {"test": test.about["list"]}
         reports.append(report)
     rows = merge(reports)
     for test, report in zip(tests, reports, strict=True):
@@ -2897,11 +2936,13 @@ def svm(args):
 
 
 # ---- `fewshot`: SMAD Table 5 ---------------------------------------------------------------------
+SHOTS = (1, 5)  # labelled videos a class; SMAD Sec. 6.2
+
+
 @dataclass
 class FewShotArgs:
     test: tuple = arg((), "files of `features`: of seeds, of runs")
     ways: int = arg(5, "classes of an episode; SMAD Sec. 6.2: 5", low=2)
-    shots: tuple = arg((1, 5), "numbers of labelled videos a class; SMAD Sec. 6.2", low=1)
     queries: int = arg(15, "further videos a class, to be classified", low=1)
     episodes: int = arg(10000, "SMAD Sec. 6.2: 10,000", low=2)
     seed: int = arg(0, "seed of the episodes", low=0)
@@ -2970,12 +3011,12 @@ def fewshot(args):
     for test in tests:
         figures.append({})
         errors.append({})
-        for shots in args.shots:
+        for shots in SHOTS:
             accuracies = 100 * few_shot(test, shots, args)
             error = accuracies.std(ddof=1) / len(accuracies) ** 0.5
             figures[-1][f"shots{shots}"] = float(accuracies.mean())
             errors[-1][f"shots{shots}"] = float(1.96 * error)
-    metrics = [Metric(f"shots{shots}", f"shots: {shots} ↑") for shots in args.shots]
+    metrics = [Metric(f"shots{shots}", f"shots: {shots} ↑") for shots in SHOTS]
     groups = {f"few-shot, {args.ways} ways": metrics}
     plus_minus_is = f"95 % interval over {args.episodes} episodes"
     return report_features(tests, figures, errors, plus_minus_is, "fewshot", groups, args)

@@ -144,7 +144,7 @@ def test_fame_keeps_what_moves_with_all_of_its_colour():
     torch.manual_seed(0)
     clip = moving_square((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
     clip = (clip + 0.02 * torch.rand(3, 1, 40, 40)).clamp(0, 1)  # still noise: no ties
-    mask = albar.moving_half(clip[None])[0]
+    mask = albar.fame_foreground(clip[None])[0]
     assert mask.sum() == 40 * 40 // 2 and set(mask.unique().tolist()) == {0, 1}
     assert mask[10:22, 8:16].all()  # its inside too, where frames hardly differ
 

@@ -606,7 +606,8 @@ def test_features_of_scenes_or_log_probabilities(tmp_path):
         ("--train train.txt --scenes train.txt", "train.txt: not a folder of labels"),
         ("--train train.txt --scenes gone", "gone"),
         ("--train train.txt --scenes scenes --test other.txt", "none of the list's videos"),
-        ("--train other.txt --scenes five six --test train.txt", "features of two networks"),
+        ("--train other.txt --scenes five six --test train.txt", "features are not as many"),
+        ("--train other.txt --scenes five names --test train.txt", "names: its categories are not"),
         ("--train train.txt --scenes scenes --test train.txt", "are in --train too"),
     ],
 )
@@ -616,6 +617,7 @@ def test_bad_input_to_bias(tmp_path, monkeypatch, capsys, flags, message):
     write_list(Path("other.txt"), ["other/0", "other/1"], [0, 3])
     write_labels(Path("five"), ["other/0"], [[1]], "a", np.ones((1, 5)))
     write_labels(Path("six"), ["other/1"], [[1]], "a", np.ones((1, 6)))
+    write_labels(Path("names"), ["other/1"], [[1]], "b", np.ones((1, 5)))
     assert message in fails(capsys, "bias", *flags.split())
 
 

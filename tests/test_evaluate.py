@@ -51,16 +51,10 @@ def test_contrasted_against_brute_force_and_its_bounds(seed):
     rng = np.random.default_rng(seed)
     scuba = rng.random(200) < 0.6
     scufo = rng.random(200) < 0.3 * seed
-    paths = np.array([f"v{i}.avi" for i in range(200)])
-    both = evaluate.contrasted(scuba, scufo, paths, paths)
+    both = evaluate.contrasted(scuba, scufo)
     assert both.tolist() == [scuba[i] and not scufo[i] for i in range(200)]
     assert both.mean() >= scuba.mean() - scufo.mean() - 1e-12
     assert both.mean() <= min(scuba.mean(), 1 - scufo.mean()) + 1e-12
-    # Videos are paired by their path, not by their place.
-    order = rng.permutation(200)
-    assert (evaluate.contrasted(scuba, scufo[order], paths, paths[order]) == both).all()
-    with pytest.raises(ValueError, match="no pair of SCUBA and SCUFO for v199"):
-        evaluate.contrasted(scuba, scufo[:199], paths, paths[:199])
 
 
 def test_log_ratio_of_hara_table_1():
@@ -189,6 +183,7 @@ def report(name, seed, iid, config="a"):
         figures={"iid": iid, "log_ratio": iid / 10},
         bootstrap={"iid": 2.5, "log_ratio": 0.5},
         videos={"test": [9, 10], "rare": [5, 5]},
+        lists={"test": ["test.txt", "1"], "rare": ["rare.txt", "2"]},
     )
 
 
@@ -203,7 +198,7 @@ def test_seeds_of_one_configuration_share_a_column():
     assert rows[1]["plus_minus"]["iid"] == 2.5
     text = " ".join(evaluate.markdown(rows).split())
     assert "| IID ↑ | 75.0 ±5.6 | 50.0 ±2.5 |" in text
-    assert "14 of 15 videos used; 3 seed(s): 0, 1, 2; ±: standard deviation over seeds" in text
+    assert "14 of 15 videos used, of test.txt, rare.txt; 3 seed(s): 0, 1, 2; ±: standard" in text
     assert "1 seed(s): 0; ±: standard error by bootstrap over videos" in text
     # A seed is counted once.
     rows = evaluate.merge([report("x", 0, 1.0), report("y", 0, 2.0), report("x", 1, 3.0)])
@@ -254,6 +249,8 @@ def test_name_of_a_column():
     assert evaluate.row_name(["gp10", "gp10-1"]) == "gp10"
     assert evaluate.row_name(["w0.5-s1", "w0.5-s2"]) == "w0.5"
     assert evaluate.row_name(["x", "y"]) == "x"
+    assert evaluate.row_name(["albar-s1", "albar-s10"]) == "albar"
+    assert evaluate.row_name(["albar-s1"]) == "albar-s1"
 
 
 def test_t_interval_of_any_number_of_seeds():
@@ -277,6 +274,11 @@ def test_paired_differences():
     text = evaluate.markdown(evaluate.merge(reports)).split("Minus x, paired by seed")[1]
     # Of y the seeds 0 and 2, 2 - 1 and 9 - 3; of z none.
     assert re.search(r"IID ↑ +\| \+3.5 \[-28.3, \+35.3\] +\| - +\|", text)
+    # Of other test lists there is no difference.
+    reports[4]["lists"] = reports[3]["lists"] = {"test": ["other.txt", "3"]}
+    text = " ".join(evaluate.markdown(evaluate.merge(reports)).split())
+    assert "different test lists: their figures are not to be compared" in text
+    assert not re.search(r"IID ↑ +\| \+3.5", text)
 
 
 # ---- A network whose figures are known -----------------------------------------------------------
@@ -434,6 +436,18 @@ def test_other_views_of_a_known_network(known, views, protocol):
     with np.load(known.path / "runs/known/evaluate.npz") as saved:
         # What is averaged over all clips already is saved so.
         assert saved["test/logits"].shape[1] == (3 if views == dict(crops=3) else 1)
+
+
+def test_figures_of_another_run_in_out_are_kept(known, capsys):
+    run(known.save("known"), test=known.test, out=str(known.path / "out"))
+    run(known.save("known"), test=known.test, out=str(known.path / "out"))  # its own are replaced
+    line = fails(capsys, known.save("other"), "--test", known.test, "--out", known.path / "out")
+    assert "out/evaluate.json: the figures of" in line and "name another --out" in line
+
+
+def test_crops_must_fit(known, capsys):
+    flags = (known.save("known", size=9), "--test", known.test, "--crops", 3)
+    assert "crops of 9 pixels do not fit in a side of 8" in fails(capsys, *flags)
 
 
 def test_windows_are_all_clips(known, capsys):

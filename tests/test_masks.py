@@ -209,10 +209,7 @@ def test_scuba_takes_the_masks(clips, detector, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            dict(model="fasterrcnn_resnet50_fpn"),
-            "--model fasterrcnn_resnet50_fpn finds boxes alone",
-        ),
+        (dict(model="fasterrcnn_resnet50_fpn"), "--model fasterrcnn_resnet50_fpn finds only boxes"),
         (dict(inside="other.jsonl"), "no boxes of the lists' videos, such as run/a.mp4"),
         (dict(inside="other.jsonl", masks=""), "--inside other.jsonl cuts masks: give --masks"),
         (dict(inside="gone.jsonl"), "gone.jsonl: cannot read it"),

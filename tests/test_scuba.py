@@ -45,7 +45,7 @@ def save_mask(place, i, mask, **other):
 
 
 def make(place, **change):
-    values = dict(lists=(f"{place}/test.txt",), masks=f"{place}/masks", out=f"{place}/out")
+    values = dict(list=f"{place}/test.txt", masks=f"{place}/masks", out=f"{place}/out")
     args = ScubaArgs(**values | dict(workers=0) | change)
     albar.scuba(args)
     return Path(args.out)
@@ -275,11 +275,11 @@ def test_after_a_kill_the_same_command_goes_on(place):
 
 BAD = {
     "no masks": (dict(masks=""), "name a list and masks"),
-    "not there": (dict(masks="{place}/none"), "none of 5 of 5 videos, first test/0000.mp4"),
-    "no boxes": (dict(masks="{place}/boxes.jsonl"), "none of 5 of 5 videos, first test/0000.mp4"),
+    "not there": (dict(masks="{place}/none"), "no masks of 5 of 5 videos, first test/0000.mp4"),
+    "no boxes": (dict(masks="{place}/boxes.jsonl"), "no masks of 5 of 5 videos, first test/0000"),
     "no pictures": (dict(backgrounds=("{place}/masks",)), "no .jpg or .png in it"),
     "twice": (dict(backgrounds=("sinusoid", "sinusoid")), "a second set sinusoid"),
-    "list": (dict(lists=("{place}/none.txt",)), "none.txt: cannot read it"),
+    "list": (dict(list="{place}/none.txt"), "none.txt: cannot read it"),
 }
 
 
@@ -288,11 +288,11 @@ def test_bad_input_ends_with_one_line(place, name, capsys):
     change, message = BAD[name]
     words = ["scuba"]
     (place / "boxes.jsonl").write_text(json.dumps({"made": "x"}) + "\n")
-    values = dict(lists=("{place}/test.txt",), masks="{place}/masks", out="{place}/out") | change
+    values = dict(list="{place}/test.txt", masks="{place}/masks", out="{place}/out") | change
     for flag, value in values.items():
         given = [value] if isinstance(value, str) else value
         given = [text.format(place=place) for text in given]
-        words += given if flag == "lists" else [f"--{flag}", *given]
+        words += given if flag == "list" else [f"--{flag}", *given]
     with pytest.raises(SystemExit) as stopped:
         cli(albar.Args, albar.train, steps=STEPS, argv=[*words, "--workers", "0"])
     lines = capsys.readouterr().err.strip().splitlines()
@@ -331,7 +331,7 @@ def test_evaluate_finds_the_sets_beside_the_training_list(place, flags, capsys):
     printed = capsys.readouterr().out
     assert "SCUBA" in printed and "Confl-FG" in printed and "contrasted" in printed
     make(place, out=f"{place}/second")
-    assert "benchmark.json is there already" in capsys.readouterr().out
+    assert "benchmark.json is there and stays as it is" in capsys.readouterr().out
 
 
 def test_sets_lie_beside_their_lists_and_the_videos_in_root(place, flags, capsys):
@@ -340,7 +340,7 @@ def test_sets_lie_beside_their_lists_and_the_videos_in_root(place, flags, capsys
     lists.mkdir()
     for name in ("test.txt", "classes.txt"):
         (place / name).rename(lists / name)
-    out = make(place, lists=(f"{lists}/test.txt",), root=str(place))
+    out = make(place, list=f"{lists}/test.txt", root=str(place))
     root = Path(flags["train"]).parent
     flags |= dict(root=str(root), epochs=1, watch=(f"{out}/sinusoid.txt",))
     figures = albar.train(albar.Args(**flags))

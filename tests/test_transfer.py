@@ -146,6 +146,7 @@ def write_features(file, x, labels, name, seed=0, split=1, prefix="v", classes="
         epochs=[1, 1],
         protocol="features of 1 clips",
         videos=[len(x), len(x)],
+        list=["list.txt", "1"],
     )
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     np.savez(
