@@ -1304,8 +1304,8 @@ TABLES["hara-2"] = Table(
     "Hara et al., Sec. 4.2: what to train on before fine-tuning",
     text="From random weights, 24 epochs on a set of which the scene, the object and the look tell "
     "nothing, or on the biased one, as large: in the paper the generic sets are larger. A quarter "
-    "of the clips has a quarter of the steps. The fine-grained start stays at chance on its own "
-    "validation clips: from random weights the motion by itself is not learned in 24 epochs.",
+    "of the clips has a quarter of the steps. The fine-grained start is at or near chance on its "
+    "own validation clips: from random weights the motion by itself is not learned in 24 epochs.",
     endings="to_0 to_90",
     metrics="iid",
     rows="""
@@ -1317,7 +1317,7 @@ TABLES["hara-2"] = Table(
     claims="""
     C29 for a fine-grained target fine-grained training is better
         iid: from_fine_to_0 > from_biased_to_0
-        because the fine-grained start has learned nothing
+        because the fine-grained start has learned next to nothing
     C30 for a target whose scenes tell, generic training is
         iid: from_biased_to_90 > from_fine_to_90
     C31 small sets transfer poorly
