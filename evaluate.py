@@ -1666,7 +1666,7 @@ def check_out(stem, run, args):
     except (ValueError, KeyError, TypeError):
         other = "no run"
     if Path(other).resolve() != run.path.resolve():
-        raise UserError(f"{file}: the figures of {other}: name another --out for {run.path}")
+        raise UserError(f"{file} holds the figures of {other}: name another --out for {run.path}")
 
 
 def evaluate(args):
@@ -2701,7 +2701,7 @@ def save_features(run, videos, args, file):
         any_split=repr((run.any_split, videos.classes)),
         split=args.split,
         protocol=run.protocol(options, "features"),
-        list=[args.test, videos.sha1],
+        list=[args.test.replace("{split}", str(args.split)), videos.sha1],
         videos=[int(used.sum()), len(videos)],
         broken=paths[~used].tolist(),
     )

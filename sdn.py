@@ -41,10 +41,9 @@ SILENT in the paper
   S2  lambda scales the reversed gradient only, the scene head descends at full rate, as in the
       official code. G(x) is the pooled vector that the action head sees; no batch norm in the scene
       head (official code: there is).
-  S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos). Its mean
-      is over those of a forward pass of which half of the frames or more have a box (official code:
-      videos of which 70 % have). A box is filled with its frame's mean colour, each channel
-      rounded.
+  S3  Eq. (6) sees the clips of Eq. (5) with the same crop (official code: other videos), where half
+      of the frames or more have a box (official code: videos of which 70 % have); a clip without
+      humans has no part in it. A box is filled with its frame's mean colour, each channel rounded.
   S4  Batch norm: masked clips use the running statistics and leave them alone (--masked-bn train:
       official code).
   S5  Start: random weights (official code: an unnamed checkpoint, for 4 epochs only its heads).
@@ -583,14 +582,13 @@ def scene_adversarial(s, p):
     return F.cross_entropy(s, p)
 
 
-def human_mask_confusion(z_masked, has_humans):
+def human_mask_confusion(z_masked, weight):
     """Eq. (4)  L_Ent = -sum_k f_A(G(x_hm))_k log f_A(G(x_hm))_k
 
-    has_humans (N,): 1, or 0 for clips without humans, which have no part in the mean
+    weight (N,): 0 for clips without humans, mean 1
     """
     log_p = F.log_softmax(z_masked, 1)
-    entropy = -(log_p.exp() * log_p).sum(1)  # (N,)
-    return (has_humans * entropy).sum() / has_humans.sum().clamp(min=1)
+    return -(weight * (log_p.exp() * log_p).sum(1)).mean()
 
 
 def debiasing_objective(l_ce, l_adv):
@@ -617,7 +615,7 @@ def training_step(model, batch, args, masked=False):
     of its own.
 
     masked False, Eq. (5): batch {"clip": (N, 3, T, H, W) float, "label": (N,), "scene": (N, M)};
-    masked True, Eq. (6): {"clip": the human-masked clips, "label", "has_humans": (N,) 1 or 0}
+    masked True, Eq. (6): {"clip": the human-masked clips, "label", "weight": (N,)}
     """
     if masked:
         return confusion_step(model, batch, args)
@@ -644,16 +642,26 @@ def debiasing_step(model, batch, args):
 
 def confusion_step(model, batch, args):
     """The half on the clips whose humans are filled; the scene head has no part in it."""
-    clip = batch["clip"]
-    has_humans = batch["has_humans"]
+    has_humans = batch["weight"] > 0
+    share = has_humans.float().mean()
+    keep = has_humans.clone()
+    if not keep.any():
+        # DistributedDataParallel waits for every process: a clip of weight 0.
+        keep[0] = True
+    clip = batch["clip"][keep]
+    label = batch["label"][keep]
+    # The weights have mean 1 over the batch of all processes. The loss is the mean over the clips
+    # that are kept: this makes it that over all N.
+    weight = batch["weight"][keep] * keep.sum() / len(keep)
     with running_statistics(model, args.masked_bn == "eval"), autocast(clip.device, args.amp):
         z, s = model(clip, scenes=True)
-    l_ent = human_mask_confusion(z.float(), has_humans)  # Eq. (4)
+    l_ent = human_mask_confusion(z.float(), weight)  # Eq. (4)
     loss = confusion_objective(l_ent, args.w_ent)  # Eq. (6)
     if s is not None:
-        # DistributedDataParallel waits for every parameter.
+        # DistributedDataParallel waits for every parameter too.
         loss = loss + 0 * s.float().sum()
-    return loss, {"ent": l_ent, "masked_share": has_humans.mean()}
+    right = (weight * (z.argmax(1) == label)).mean()
+    return loss, {"ent": l_ent, "masked_accuracy": right, "masked_share": share}
 
 
 def count_right(s, p):
@@ -718,7 +726,13 @@ def learning_rate(step, steps_per_epoch, args):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def prepare(batch, data, args, device, masked):
+def count_masked(parts):
+    """How many clips of a batch, of all parts and processes, have a box in half of their frames
+    (S3)."""
+    return total(sum((part["humans"] >= 0.5).sum() for part in parts))[0]
+
+
+def prepare(batch, data, args, device, masked, num_masked):
     """A batch of the loader -> what either half of training_step takes"""
     clip = batch["clip"]
     if args.w_ent:
@@ -726,8 +740,8 @@ def prepare(batch, data, args, device, masked):
     clip = normalise(clip.to(device, non_blocking=True), args.mean, args.std).contiguous()
     prepared = {"clip": clip, "label": batch["label"].to(device, non_blocking=True)}
     if masked:
-        has_humans = (batch["humans"] >= 0.5).float()  # a box in half of the clip's frames; S3
-        prepared["has_humans"] = has_humans.to(device, non_blocking=True)
+        weight = (batch["humans"] >= 0.5) * args.batch_size / num_masked
+        prepared["weight"] = weight.to(device, non_blocking=True)
     elif data.scenes is not None:
         prepared["scene"] = data.scenes[batch["video"]].to(device, non_blocking=True)
     return prepared
@@ -794,23 +808,24 @@ def train(args):
         for epoch in range(step // steps_per_epoch, args.epochs):
             order.start(epoch, skip=step - epoch * steps_per_epoch)
             batches = iter(loader)
-            clips_with_humans = 0
+            masked_in_epoch = 0
             for _ in run.progress(epoch, order.skip):
                 logged = (step + 1) % args.log_every == 0 or (step + 1) % steps_per_epoch == 0
                 parts = [next(batches) for _ in range(args.accumulate)]
+                num_masked = count_masked(parts) if args.w_ent else 0
+                masked_in_epoch += num_masked
                 # Sec. 3.4: Eq. (5) and Eq. (6) by turns, an optimiser step each.
-                for masked in (False, True) if args.w_ent else (False,):
+                for masked in (False, True) if num_masked else (False,):
                     for part, batch in enumerate(parts):
                         last = part + 1 == args.accumulate
                         seed_step(args.seed, 2 * (step * args.accumulate + part) + masked, rank)
-                        prepared = prepare(batch, data, args, device, masked)
+                        prepared = prepare(batch, data, args, device, masked, num_masked)
                         # Of a batch in parts, the last exchanges the gradients.
                         with no_sync(model, not last):
                             loss, metrics = training_step(model, prepared, args, masked)
                             backward(loss)
                         run.record(metrics, batch)
                     if masked:
-                        clips_with_humans += sum(int((b["humans"] >= 0.5).sum()) for b in parts)
                         leave_scene_head(net)
                     scaler.step(optimizer)
                     scaler.update()
@@ -823,7 +838,7 @@ def train(args):
                     if interrupt.asked():
                         break
             if step == (epoch + 1) * steps_per_epoch:
-                if args.w_ent and not total(clips_with_humans)[0] and not order.skip:
+                if args.w_ent and not masked_in_epoch and not order.skip:
                     raise UserError(
                         "--humans: no clip of an epoch has boxes in half of its frames, so Eq. (6) "
                         "has none"

@@ -442,7 +442,7 @@ def test_figures_of_another_run_in_out_are_kept(known, capsys):
     run(known.save("known"), test=known.test, out=str(known.path / "out"))
     run(known.save("known"), test=known.test, out=str(known.path / "out"))  # its own are replaced
     line = fails(capsys, known.save("other"), "--test", known.test, "--out", known.path / "out")
-    assert "out/evaluate.json: the figures of" in line and "name another --out" in line
+    assert "out/evaluate.json holds the figures of" in line and "name another --out" in line
 
 
 def test_crops_must_fit(known, capsys):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from common import UserError, Videos
-from conftest import load, log_lines, same
+from conftest import argv, command, ended, load, log_lines, same, two
 from sdn import SDN, Args, Reverse, Tiny
 from torch import nn
 from torch.optim.optimizer import (
@@ -71,7 +71,7 @@ def make_batch(n=4, seed=1, kind=torch.float64):
         "clip": torch.randn(n, 3, 4, 16, 16, dtype=kind),
         "label": torch.arange(n) % K,
         "scene": torch.rand(n, M, dtype=kind).softmax(1),
-        "has_humans": torch.ones(n, dtype=kind),
+        "weight": torch.ones(n, dtype=kind),
     }
 
 
@@ -148,17 +148,17 @@ def test_equations_2_to_6_against_slow_loops():
     label = torch.arange(6) % K
     p = torch.rand(6, M, dtype=torch.float64)
     p = p / p.sum(1, keepdim=True)
-    has_humans = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.float64)
+    weight = torch.tensor([0, 2, 1, 0, 2, 1], dtype=torch.float64)
     log_a = [log_softmax(row) for row in z.tolist()]
     log_s = [log_softmax(row) for row in s.tolist()]
     ce = adv = ent = 0.0
     for i in range(6):
         ce -= log_a[i][label[i]] / 6  # Eq. (2)
         adv -= sum(float(p[i, m]) * log_s[i][m] for m in range(M)) / 6  # Eq. (3)
-        ent -= float(has_humans[i]) * sum(math.exp(v) * v for v in log_a[i]) / 4  # Eq. (4)
+        ent -= float(weight[i]) * sum(math.exp(v) * v for v in log_a[i]) / 6  # Eq. (4)
     assert sdn.cross_entropy(z, label).item() == pytest.approx(ce, rel=1e-12)
     assert sdn.scene_adversarial(s, p).item() == pytest.approx(adv, rel=1e-12)
-    assert sdn.human_mask_confusion(z, has_humans).item() == pytest.approx(ent, rel=1e-12)
+    assert sdn.human_mask_confusion(z, weight).item() == pytest.approx(ent, rel=1e-12)
     assert sdn.debiasing_objective(2.0, 3.0) == 5  # Eq. (5)
     assert sdn.confusion_objective(3.0, 2.0) == -6  # Eq. (6)
 
@@ -417,28 +417,31 @@ def test_logged_figures():
     assert float(metrics["scene_accuracy"]) == pytest.approx(sum(right) / 7)
     assert metrics["ce"].item() == pytest.approx(slow_ce(z, batch["label"]).item(), rel=1e-5)
     assert metrics["adv"].item() == pytest.approx(slow_ce(s, batch["scene"]).item(), rel=1e-5)
-    batch["has_humans"] = torch.tensor([0, 1.0] * 4)
+    batch["weight"] = torch.tensor([0, 2.0] * 4)
     loss, metrics = sdn.training_step(net, batch, Args(w_ent=3.0), masked=True)
     assert float(metrics["masked_share"]) == 0.5
     entropy = slow_entropy(z[1::2]).mean().item()
     assert metrics["ent"].item() == pytest.approx(entropy, rel=1e-5)
     assert loss.item() == pytest.approx(-3 * entropy, rel=1e-5)
+    right = (z.argmax(1) == batch["label"])[1::2].float().mean().item()
+    assert float(metrics["masked_accuracy"]) == pytest.approx(right)
 
 
 # ---- Clips without humans ------------------------------------------------------------------------
+@pytest.mark.parametrize("masked_bn", ["eval", "train"])
 @both_networks
-def test_clips_without_humans_take_no_part_in_equation_6(name, double):
-    args = Args()
+def test_clips_without_humans_take_no_part_in_equation_6(name, masked_bn, double):
+    args = Args(masked_bn=masked_bn)
     batch = make_batch(6)
-    batch["has_humans"] = torch.tensor([0, 1, 1, 0, 1, 1]).double()
-    kept = batch["has_humans"] > 0
+    batch["weight"] = torch.tensor([0, 1.5, 1.5, 0, 1.5, 1.5]).double()
+    kept = batch["weight"] > 0
     net = network(name)
     left, loss = gradients(net, args, batch, masked=True)
     other = dict(batch)
     other["clip"] = torch.where(kept.view(-1, 1, 1, 1, 1), batch["clip"], 100.0)
     left_of_other, loss_of_other = gradients(network(name), args, other, masked=True)
     assert loss == loss_of_other and same(left, left_of_other)
-    alone = {name: values[kept] for name, values in batch.items()}
+    alone = {"clip": batch["clip"][kept], "label": batch["label"][kept], "weight": torch.ones(4)}
     net_alone = network(name)
     left_alone, loss_alone = gradients(net_alone, args, alone, masked=True)
     torch.testing.assert_close(loss, loss_alone)
@@ -451,7 +454,7 @@ def test_clips_without_humans_take_no_part_in_equation_6(name, double):
 @both_networks
 def test_a_part_without_humans_has_no_gradient_but_every_parameter_has_one(name):
     """DistributedDataParallel waits for all of them: this process has no human, others have."""
-    batch = make_batch() | dict(has_humans=torch.zeros(4).double())
+    batch = make_batch() | dict(weight=torch.zeros(4).double())
     left, loss = gradients(network(name), Args(), batch, masked=True)
     assert loss == 0
     for of_group in left.values():
@@ -480,17 +483,33 @@ def test_a_clip_takes_part_when_half_of_its_frames_have_a_box(flags, world, tmp_
     flags |= dict(humans=write_boxes(tmp_path / "boxes.jsonl", world, which), epochs=1)
     data = sdn.make_data(Args(**flags))
     assert [data.train[i]["humans"] for i in range(80)] == [shares[i % 4] for i in range(80)]
-    has_humans = []
+    weights = []
     real = sdn.training_step
 
     def spy(model, batch, args, masked=False):
         if masked:
-            has_humans.append(batch["has_humans"].tolist())
+            weights.append(batch["weight"].tolist())
         return real(model, batch, args, masked)
 
     monkeypatch.setattr(sdn, "training_step", spy)
     sdn.train(Args(**flags))
-    assert has_humans == [[float(i % 2 == 0) for i in batch] for batch in common.Order(80, 8, 0)]
+    for weight, videos in zip(weights, common.Order(80, 8, 0), strict=True):
+        has_humans = [int(i % 2 == 0) for i in videos]
+        assert weight == pytest.approx([has * 8 / sum(has_humans) for has in has_humans])
+
+
+def test_a_batch_without_humans_has_the_step_of_equation_5_alone(flags, world, tmp_path, steps):
+    boxes = write_boxes(tmp_path / "boxes.jsonl", world, lambda i, f: i == 33)
+    sdn.train(Args(**flags | dict(humans=boxes, epochs=1)))
+    where = [33 in videos for videos in common.Order(80, 8, 0)]
+    expected = []
+    for has_humans in where:
+        expected += ["fAS", "fA"] if has_humans else ["fAS"]
+    assert sum(where) == 1 and steps.moved == expected
+    records = log_lines(flags["out"])[1:11]
+    assert [("ent" in record, "masked_accuracy" in record) for record in records] == [
+        (has, has) for has in where
+    ]
 
 
 def test_an_epoch_without_any_human_is_an_error(flags, world, tmp_path):
@@ -499,6 +518,31 @@ def test_an_epoch_without_any_human_is_an_error(flags, world, tmp_path):
     with pytest.raises(UserError, match="--humans: no clip of an epoch has boxes in half"):
         sdn.train(Args(**flags | dict(humans=boxes)))
     assert not list(tmp_path.glob("run/*.pt"))
+
+
+def test_uneven_shares_of_humans_in_parts_and_on_two_processes(flags, world, tmp_path):
+    """The mean is over the clips with humans of the whole batch, whoever has them, also if one has
+    none, or nobody."""
+    boxes = write_boxes(tmp_path / "boxes.jsonl", world, lambda i, f: i % 80 in range(6))
+    flags |= PLATEAU | dict(humans=boxes, optimizer="sgd", lr=0.05, w_ent=5.0, epochs=1)
+    counts = set()
+    for videos in common.Order(80, 8, 0):
+        counts.add(tuple(any(i < 6 for i in videos[part::2]) for part in range(2)))
+    assert counts >= {(True, False), (False, False)}
+    one = weights(sdn.train(Args(**flags))["checkpoint"])
+    flags["out"] = str(tmp_path / "parts")
+    parts = weights(sdn.train(Args(**flags | dict(accumulate=2)))["checkpoint"])
+    flags["out"] = str(tmp_path / "two")
+    processes = two(command, "sdn.py", argv(flags))
+    with ended(*processes) as printed:
+        assert [process.returncode for process in processes] == [0, 0], printed
+    both = weights(tmp_path / "two/last.pt")
+    flags |= dict(w_ent=0.0, out=str(tmp_path / "none"))
+    without = weights(sdn.train(Args(**flags))["checkpoint"])
+    for key in one:
+        torch.testing.assert_close(parts[key], one[key], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(both[key], one[key], rtol=1e-4, atol=2e-5)
+    assert max(float((without[key] - one[key]).abs().max()) for key in one) > 1e-3
 
 
 @pytest.mark.parametrize("masked_bn", ["eval", "train"])
@@ -614,7 +658,7 @@ def test_what_replaces_an_unreadable_video_brings_its_own_label_and_boxes(
     shown = [{3: 5, 4: 5}.get(i, i) for i in next(iter(common.Order(80, 80, 0)))]
     assert torch.equal(batches[0]["scene"], data.scenes[shown])
     assert batches[0]["label"].tolist() == [data.train.videos.labels[i] for i in shown]
-    assert batches[1]["has_humans"].tolist() == [float(i in (6, 50)) for i in shown]
+    assert batches[1]["weight"].tolist() == [40.0 * (i in (6, 50)) for i in shown]
 
 
 def without_labels(world, folder, *paths):

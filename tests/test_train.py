@@ -54,7 +54,7 @@ OWN = {
         help=r"--w-gp W_GP\s+weight of Eq. \(4\)",
     ),
     "sdn": dict(
-        logged={"adv", "scene_accuracy", "ent", "masked_share"},
+        logged={"adv", "scene_accuracy", "ent", "masked_accuracy", "masked_share"},
         validated={"val/scene_accuracy"},
         loss=lambda r: r["ce"] + r["adv"],
         lr=2e-3,
