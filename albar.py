@@ -25,8 +25,8 @@ Commands
   python albar.py --baseline --frames 1 --model swin_t --weights IMAGENET1K_V1 \\
       --train train.txt --root videos --out runs/frame
   python albar.py stillbank --run runs/frame --out bank
-  python albar.py --baseline --augment stillmix --bank bank --train train.txt --root videos
-  python albar.py --augment stillmix --bank bank --train train.txt --root videos
+  python albar.py --baseline --augment stillmix --bank bank --train train.txt --root videos \\
+      --out runs/stillmix         (ALBAR with it: without --baseline, --out runs/albar-stillmix)
   python albar.py --train metadata.csv --val metadata.csv --root waterbirds --model resnet18 \\
       --weights IMAGENET1K_V1 --frames 1 --backgrounds waterbirds-backgrounds    App. C
 

@@ -27,6 +27,7 @@ Commands
   python omnidebias.py clips omnisource.json --out web.txt            (OmniSource's raw videos)
   python sdn.py scenes web.txt --root web --weights resnet50_places365.pth.tar \\
       --categories categories_places365.txt --max-bad 1 --out web-scenes
+  python omnidebias.py --baseline --train train.txt --root videos --out runs/plain   (the teacher)
   python omnidebias.py teach web.txt --root web --max-bad 1 --run runs/plain --out teacher
   python omnidebias.py select web.txt --root web --labels web-scenes --teacher teacher
   torchrun --nproc-per-node 8 omnidebias.py --train train.txt --root videos \\
@@ -47,7 +48,7 @@ SILENT in the paper, for which there is no official code
       has 5.3 images) in one forward pass, where OmniSource steps for each source; each part's loss
       is a mean. An epoch is one pass of the labelled list, as there; the web list goes round in a
       new order each time. No resampling by class, no mixup.
-  S4  An image is repeated over a clip's frames; of a TSN's segments only the first is computed. A
+  S4  An image is repeated over a clip's frames; of its equal TSN segments only one is computed. A
       web item that cannot be read gives its place to the next that can.
   S5  The recipe is smad.py's, with its SILENT rows; MAAT's aspects are scene and object, with 0.5
       of Eq. (3) and of (4), divided by two.
@@ -135,8 +136,12 @@ class Args:
         "with --smad: an aspect of MAAT, NAME=FOLDER,FOLDER of `sdn.py scenes` of videos and web; "
         "the word none: only SAAR. Sec. 5.1: scene, object",
     )
-    saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
-    saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
+    saar_width: int = arg(
+        64, "bottleneck width of SAAR's stage; the paper: small", low=1, high=9999
+    )
+    saar_blocks: int = arg(
+        2, "residual blocks of SAAR's stage; the paper is silent", low=1, high=99
+    )
 
     train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")

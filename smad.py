@@ -124,8 +124,12 @@ class Args:
         "mlp", "an aspect's head; the paper is silent; SDN's four layers", choices=("mlp", "linear")
     )
     saar: bool = arg(True, "spatial-aware actionness reweighting before the last stage; Sec. 5.1")
-    saar_width: int = arg(64, "bottleneck width of SAAR's stage; the paper: small", low=1)
-    saar_blocks: int = arg(2, "residual blocks of SAAR's stage; the paper is silent", low=1)
+    saar_width: int = arg(
+        64, "bottleneck width of SAAR's stage; the paper: small", low=1, high=9999
+    )
+    saar_blocks: int = arg(
+        2, "residual blocks of SAAR's stage; the paper is silent", low=1, high=99
+    )
 
     train: str = arg("", "training list; none: the embedded one, as with --toy")
     val: str = arg("", "validation list; none: --val-share of the training list")
@@ -1087,8 +1091,8 @@ def split(args):
     Writes OUT/train.txt, OUT/val.txt (with --overlap val-Q.txt for each Q), the lists of
     --restrict, classes.txt. Where the paper is silent: the scene is the most probable of the label;
     scenes are disjoint within each action; the tail is filled by whole scenes from the rarest. The
-    paper samples the training set from the head; here it is the most frequent scenes of the head,
-    until it is full. Of two facets (Sec. 6.3) a validation video is rare
+    paper samples the training set from the head; here, of one facet, it is the most frequent scenes
+    of the head, until it is full. Of two facets (Sec. 6.3) a validation video is rare
     in one at least, and no training video has a tail scene or a tail object. Videos without labels
     are left out, and actions that have too few videos passed over.
     """
