@@ -783,7 +783,7 @@ def validate(model, loader, args, device, name="val"):
     )
     if not n:
         flag = name.split("/")[0]  # of watch/NAME
-        raise UserError(f"no video of {name} can be read: check --{flag} and --root")
+        raise UserError(f"{name}: no validation video can be read: check --{flag} and --root")
     return {
         f"{name}/loss": loss / n,
         f"{name}/accuracy": right / n,

@@ -786,7 +786,7 @@ BAD = {
         "doubles": (dict(web="{world}/val.txt"), "--web: 20 items are .*validation videos, first"),
         "web labels": (
             dict(web="{world}/conflfg.txt"),
-            "scenes: no labels of 20 of 20 videos, first conflfg/0000.mp4: .*--max-bad",
+            "--aspect scene=.*/scenes: no labels of any item of --web",
         ),
     },
 }
