@@ -263,7 +263,7 @@ TOY = dict(
     cache=True,
 )
 # [end]
-# See D5.
+# D5 says why.
 TOY |= dict(w_adv=0.08, augment_prob=0.5)
 BASELINE = dict(w_adv=0.0, w_ent=0.0, w_gp=0.0, out="runs/albar-baseline")
 

@@ -1664,7 +1664,7 @@ def check_out(stem, run, args):
     try:
         other = json.loads(file.read_text())["checkpoint"]["checkpoint"]
     except (ValueError, KeyError, TypeError):
-        other = "no run"
+        other = "another program"
     if Path(other).resolve() != run.path.resolve():
         raise UserError(f"{file} holds the figures of {other}: name another --out for {run.path}")
 

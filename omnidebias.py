@@ -634,7 +634,7 @@ class OmniDebias(Network):
         self.tsn = args.model in ("tsn_tiny", "tsn_r50")
         self.is_tiny = isinstance(self.backbone, Tiny)
         self.has_stages = type(self.backbone) in (Tiny, ResNet, VideoResNet)
-        self.dropout = nn.Dropout(args.dropout)  # tiny has none
+        self.dropout = nn.Dropout(args.dropout)  # which tiny does not use: see pool
         self.adversaries = nn.ModuleDict()
         self.saar = None
         if args.smad:

@@ -626,7 +626,7 @@ class SMAD(Network):
         self.tsn = args.model in ("tsn_tiny", "tsn_r50")
         self.is_tiny = isinstance(self.backbone, Tiny)
         self.has_stages = type(self.backbone) in (Tiny, ResNet, VideoResNet)
-        self.dropout = nn.Dropout(args.dropout)  # tiny has none
+        self.dropout = nn.Dropout(args.dropout)  # which tiny does not use: see pool
         self.adversaries = nn.ModuleDict()
         self.saar = None
         if args.saar:
@@ -1092,9 +1092,9 @@ def split(args):
     --restrict, classes.txt. Where the paper is silent: the scene is the most probable of the label;
     scenes are disjoint within each action; the tail is filled by whole scenes from the rarest. The
     paper samples the training set from the head; here, of one facet, it is the most frequent scenes
-    of the head, until it is full. Of two facets (Sec. 6.3) a validation video is rare
-    in one at least, and no training video has a tail scene or a tail object. Videos without labels
-    are left out, and actions that have too few videos passed over.
+    of the head, until it is full. Of two facets (Sec. 6.3) a validation video is rare in one at
+    least, and no training video has a tail scene or a tail object. Videos without labels are left
+    out, and actions that have too few videos passed over.
     """
     if not args.list:
         raise UserError(

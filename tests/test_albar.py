@@ -174,7 +174,6 @@ def linear_penalties(rows):
     """The penalties of a linear model, logits = rows (K, C, T, H, W) . clip."""
     clip = torch.randn(2, *rows.shape[1:], dtype=torch.float64, requires_grad=True)
     z = torch.einsum("kcthw,ncthw->nk", rows, clip)
-    # The scale goes in and out again.
     return [albar.gradient_penalty(z, clip, norm) for norm in ("full", "official")]
 
 

@@ -5,6 +5,7 @@ import colorsys
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def blurred(image):
     return found
 
 
-def slow_moving_half(rgb):
+def slow_fame_foreground(rgb):
     """(3, T, H, W) -> (H, W) bool, how sure each pixel is"""
     _, length, height, width = rgb.shape
     difference = np.zeros((height, width))
@@ -216,7 +217,7 @@ def test_fame_against_a_slow_loop():
     mixed = albar.fame(clip, torch.tensor([1.0, 0.0, 1.0]), mean, std)
     assert torch.equal(mixed[1], clip[1])
     for i in (0, 2):
-        mask, sure = slow_moving_half(rgb[i].double().numpy())
+        mask, sure = slow_fame_foreground(rgb[i].double().numpy())
         expected = torch.where(torch.tensor(mask), clip[i], clip[i - 1])
         certain = torch.tensor(sure > 1e-5)
         assert certain.float().mean() > 0.95
@@ -381,6 +382,8 @@ def test_the_bank_has_the_frames_that_the_network_is_sure_of(world, frame_run, t
     assert (out / "frames/000000.png").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="begun with other settings"):
         albar.stillbank(StillbankArgs(**given, hardest=0.1, pictures=20))
+    with pytest.raises(UserError, match="or other categories"):
+        albar.stillbank(replace(args, per_video=2))
 
 
 def test_the_bank_takes_no_side_where_the_network_is_sure_of_all(world, tmp_path):
