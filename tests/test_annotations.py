@@ -459,6 +459,14 @@ def test_real_labels_are_the_official_ones(listed):
     assert evaluate.read_names(names)[57] == "Poking something so that it falls over"
 
 
+@pytest.mark.parametrize("line", ["{label} {name}", "{label}\t{name}", "{name},{label}", "{name}"])
+def test_names_of_classes(tmp_path, line):
+    names = ["brush hair", "cartwheel", "catch"]
+    lines = [line.format(label=label, name=name) for label, name in enumerate(names)]
+    (tmp_path / "names").write_text("\n".join(lines))
+    assert evaluate.read_names(tmp_path / "names") == names
+
+
 @real
 def test_real_list_of_class_folders(write, listed):
     file = ANNOTATIONS / "ucf_crime/Anomaly_Train.txt"

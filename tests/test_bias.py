@@ -580,6 +580,10 @@ def test_b_scene_of_halves(tmp_path, monkeypatch, capsys):
         assert np.bincount(test.labels).tolist() == [60] * 4
         tested.append(set(test.paths))
     assert tested[0] == tested[1] != tested[2]
+    # A video that is listed twice is in one half.
+    Path("train.txt").write_text(Path("train.txt").read_text() * 2)
+    learn, test = evaluate.read_bias_lists(evaluate.BiasArgs(train="train.txt"))
+    assert sorted(learn.paths + test.paths) == sorted(listed)
 
 
 def test_features_of_scenes_or_log_probabilities(tmp_path):

@@ -136,6 +136,15 @@ def test_stripes_are_of_two_colours_in_the_stated_share():
         assert 0.35 < share < 0.72, share
 
 
+def test_conflfg_names_the_video_whose_still_actor_it_cannot_use(place, truth):
+    for i in range(1, CLIPS):
+        save_mask(place, i, np.zeros_like(truth["masks"][i]))
+    videos = read_list(place / "test.txt")
+    masks = albar.find_masks(f"{place}/masks", videos, max_bad=0)
+    maker = albar.SetMaker(videos, masks, {}, ScubaArgs(conflfg=True))
+    assert "0000.mp4: its still actor, of test/000" in maker[0]["bad"]
+
+
 def test_conflfg_has_a_still_actor_of_another_class_behind_the_moving_one(place, truth):
     """Where neither the moving actor nor a stripe's edge is, what differs from the sinusoid video
     is one still actor."""
