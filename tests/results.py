@@ -2,16 +2,16 @@
 
     python tests/results.py                    # what there is: tables, runs done and to do, minutes
     python tests/results.py albar-3 --seeds 5  # run what a table lacks, and print it
+    python tests/results.py albar-3 --write    # and put it in RESULTS.md, `main` in README too
     python tests/results.py all --jobs 2       # run everything that is missing, two at a time
-    python tests/results.py write              # write RESULTS.md and README's table of what is done
 
 A Row is a configuration, a Table is rows beside the paper's figures, a Claim is what the paper says
 of rows and metrics. A run is `python SCRIPT FLAGS --seed S`, then evaluate.py, in a folder of
 runs/results named by its script and flags: what is done is not done again, a row that is in several
 tables is trained once, and a kill loses the run in hand alone. Each run has one thread: the same
 machine gives the same bits where data/ was drawn by this script too. After a change of a script or
-of the world, remove runs/results and data. `all` and `write` write tests/RESULTS.md, and README's
-table between its two marks.
+of the world, remove runs/results and data. --write leaves the other tables of tests/RESULTS.md as
+they are, and counts the verdicts of all anew.
 """
 
 import argparse
@@ -441,6 +441,11 @@ for name, flags in {
     ROWS[f"{name}_jhmdb"] = row
     if name in ("plain", "stillmix_bank", "albar", "albar_stillmix"):
         ROWS[f"{name}_boxes"] = replace(row, measure=scuba_of("data/real/scuba-boxes"))
+# As many steps on SCUBA of the training videos, each over three backgrounds.
+flags = JHMDB.replace("jhmdb/train", "scuba-train/all").replace("--epochs 30", "--epochs 10")
+ROWS["on_scuba_jhmdb"] = Row(
+    "trained on SCUBA", f"albar.py --baseline {flags}", scuba_of("data/real/scuba")
+)
 ENDINGS["boxes"] = "by boxes"
 
 # The other measurements.
@@ -494,12 +499,16 @@ MAKE["data/real/bank"] = (
     f"python albar.py --baseline {JHMDB} --frames 1 --out data/real/frame --overwrite && "
     + BANK.format(run="data/real/frame", out="data/real/bank")
 )
-for out, masks in (("scuba", "jhmdb/masks"), ("scuba-boxes", "humans.jsonl")):
+for out, flags in {
+    "scuba": "test.txt --masks data/real/jhmdb/masks --conflfg",
+    "scuba-boxes": "test.txt --masks data/real/humans.jsonl --conflfg",
+    "scuba-train": "train.txt --masks data/real/jhmdb/masks --seed 1",
+}.items():
     MAKE[f"data/real/{out}"] = (
-        "python albar.py scuba data/real/jhmdb/test.txt --conflfg --backgrounds data/real/photos "
-        f"data/real/textures sinusoid --masks data/real/{masks} --out data/real/{out}.part && "
-        f"rm -f data/real/jhmdb/benchmark.json && mv data/real/{out}.part data/real/{out}"
-    )
+        f"python albar.py scuba data/real/jhmdb/{flags} --backgrounds data/real/photos "
+        "data/real/textures sinusoid --out {part} && rm -f data/real/jhmdb/benchmark.json && "
+        "cat {part}/[pst]*.txt > {part}/all.txt && mv {part} {whole}"
+    ).format(part=f"data/real/{out}.part", whole=f"data/real/{out}")
 MAKE["data/real"] = "python tests/real.py ${REAL:?the folder of jhmdb and ucf9: see tests/real.py}"
 MAKE["data/toy0/birds"] = "python tests/toy.py data/toy0/birds"
 for percent in (0, 20, 40, 60, 80, 90, 100):
@@ -1375,6 +1384,7 @@ TABLES["real-scuba"] = Table(
     stillmix_bank_jhmdb   74.8 / 51.8 / 13.4 / 47.4 / 40.3
     albar_jhmdb           72.8 / 53.5 / 1.5 / 48.1 / 53.2
     albar_stillmix_jhmdb  74.3 / 54.2 / 1.4 / 47.1 / 53.7
+    on_scuba_jhmdb
     """,
     claims="""
     C85r contrasted: ALBAR > StillMix > FAME > ActorCutMix > plain
@@ -1670,9 +1680,8 @@ def chance_of(met, half, seeds):
     return 1 - beyond
 
 
-def verdict_of(outcomes):
+def verdict_of(verdicts):
     """A claim holds where all of its tests hold, and does not where one does not."""
-    verdicts = [outcome.verdict for outcome in outcomes]
     if "does not hold" in verdicts:
         return "does not hold"
     if set(verdicts) == {"holds"}:
@@ -1680,12 +1689,13 @@ def verdict_of(outcomes):
     return "within noise"
 
 
-def holm(outcomes):
-    """The tests that hold after Holm's correction at 2.5 % on one side."""
+def holm(outcomes, others=0):
+    """The tests that hold after Holm's correction at 2.5 % on one side, for these and `others`
+    more, as if none of the others held."""
     chances = {outcome.test: outcome.chance for outcome in outcomes}
     certain = set()
     for test in sorted(chances, key=chances.get):
-        if chances[test] > 0.025 / (len(chances) - len(certain)):
+        if chances[test] > 0.025 / (len(chances) + others - len(certain)):
             break
         certain.add(test)
     return certain
@@ -1780,7 +1790,8 @@ def claim_lines(claims, certain):
     """A row a claim, and below it one for each of its comparisons."""
     lines = [["", "the paper's claim", "left - right, 95 % interval", ""]]
     for claim, outcomes in claims.items():
-        lines.append([claim.number, claim.text, "", f"**{verdict_of(outcomes)}**"])
+        verdict = verdict_of([outcome.verdict for outcome in outcomes])
+        lines.append([claim.number, claim.text, "", f"**{verdict}**"])
         for outcome in outcomes:
             mark = " *" if outcome.test in certain else ""
             low = outcome.mean - outcome.half
@@ -1788,7 +1799,7 @@ def claim_lines(claims, certain):
             digits = 1 if max(abs(low), abs(high)) >= 1 else 3
             interval = f"{outcome.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
             lines.append(["", f"`{outcome.test}`", interval, outcome.verdict + mark])
-        if claim.why and verdict_of(outcomes) != "holds":
+        if claim.why and verdict != "holds":
             lines.append(["", claim.why, "", ""])
     return markdown(lines)
 
@@ -1804,17 +1815,32 @@ PAPERS = {
 }
 
 
+def read_verdicts(lines):
+    """Of claim_lines: {claim's number: verdict}, {test: verdict}, and the tests marked *"""
+    claims = {}
+    tests = {}
+    certain = set()
+    for line in lines:
+        if match := re.fullmatch(r"\| (C\w+) \| .* \| \*\*(.+)\*\* \|", line):
+            claims[match[1]] = match[2]
+        if match := re.fullmatch(r"\|  \| `(.+)` \| .* \| ([a-z ]+?)( \*)? \|", line):
+            tests[match[1]] = match[2]
+            if match[3]:
+                certain.add(match[1])
+    return claims, tests, certain
+
+
 def verdicts_of(claims):
-    """{number: verdict} of {claim: its Outcomes}, the parts of one claim together"""
+    """{number: verdict} of {C1b: verdict}, the parts of one claim together"""
     parts = {}
-    for claim, outcomes in claims.items():
-        number = int(re.match(r"C(\d+)", claim.number).group(1))
-        parts.setdefault(number, []).extend(outcomes)
-    return {number: verdict_of(outcomes) for number, outcomes in parts.items()}
+    for name, verdict in claims.items():
+        number = int(re.match(r"C(\d+)", name)[1])
+        parts.setdefault(number, []).append(verdict)
+    return {number: verdict_of(verdicts) for number, verdicts in parts.items()}
 
 
 def count(claims):
-    """`X hold, Y do not, Z are within noise` of {claim: its Outcomes}"""
+    """`X hold, Y do not, Z are within noise` of {C1b: verdict}"""
     verdicts = list(verdicts_of(claims).values())
     return (
         f"{len(verdicts)} claims: {verdicts.count('holds')} hold, "
@@ -1823,52 +1849,47 @@ def count(claims):
     )
 
 
-def count_lines(claims, certain):
-    """How many claims hold, and how many of their tests would by chance."""
-    first = {claim: claims[claim] for claim in claims if claim.number[-1] not in AGAIN}
-    lines = [f"- {count(first)}."]
+def count_lines(lines):
+    """How many claims of the sections `lines` hold, and how many of their tests would by chance."""
+    claims, tests, certain = read_verdicts(lines)
+    first = {name: claims[name] for name in claims if name[-1] not in AGAIN}
+    counts = [f"- {count(first)}."]
     for letter, where in AGAIN.items():
-        again = {claim: claims[claim] for claim in claims if claim.number[-1] == letter}
+        again = {name: claims[name] for name in claims if name[-1] == letter}
         if again:
-            lines.append(f"- Tested again {where}, {count(again)}.")
-    verdicts = {
-        outcome.test: outcome.verdict for outcomes in claims.values() for outcome in outcomes
-    }
-    held = list(verdicts.values()).count("holds")
-    failed = list(verdicts.values()).count("does not hold")
-    lines.append(
-        f"- They are made of {len(verdicts)} comparisons: {held} hold, {failed} do not. If all "
+            counts.append(f"- Tested again {where}, {count(again)}.")
+    held = list(tests.values()).count("holds")
+    failed = list(tests.values()).count("does not hold")
+    counts.append(
+        f"- They are made of {len(tests)} comparisons: {held} hold, {failed} do not. If all "
         f"differences were none, or\n  on the bound that is claimed, about "
-        f"{0.025 * len(verdicts):.1f} would hold by chance. {len(certain)} hold after Holm's "
+        f"{0.025 * len(tests):.1f} would hold by chance. {len(certain)} hold after Holm's "
         "correction\n  for all of them (marked *)."
     )
-    return lines
+    return counts
 
 
-def paper_lines(claims):
+def paper_lines(lines):
     """The count of each paper, and the claims that have tests here and no runs yet."""
-    first = {claim: claims[claim] for claim in claims if claim.number[-1] not in AGAIN}
+    claims, _, _ = read_verdicts(lines)
+    first = {name: claims[name] for name in claims if name[-1] not in AGAIN}
     verdicts = verdicts_of(first)
-    lines = [["", "claims tested", "hold", "do not hold", "within noise"]]
+    table = [["", "claims tested", "hold", "do not hold", "within noise"]]
     for paper, numbers in PAPERS.items():
         of_paper = [verdicts[number] for number in numbers if number in verdicts]
         cells = [of_paper.count(kind) for kind in ("holds", "does not hold", "within noise")]
-        lines.append([paper, *map(str, [len(of_paper), *cells])])
-    waiting = []
-    for table in TABLES.values():
-        for claim in table.read_claims():
-            if claim not in claims:
-                waiting.append(claim.number)
+        table.append([paper, *map(str, [len(of_paper), *cells])])
+    waiting = [claim.number for table in TABLES.values() for claim in table.read_claims()]
+    waiting = [name for name in waiting if name not in claims]
     if not waiting:
-        return markdown(lines)
-    return [*markdown(lines), "", f"Not run in full yet: {', '.join(waiting)}."]
+        return markdown(table)
+    return [*markdown(table), "", f"Not run in full yet: {', '.join(waiting)}."]
 
 
-def content_lines(names):
+def content_lines(titles):
     """A link to each section."""
     lines = []
-    for name in names:
-        title = TABLES[name].title
+    for title in titles:
         # As GitHub names a heading's place.
         place = re.sub(r"[^\w\s-]", "", title.lower()).replace(" ", "-")
         lines.append(f"- [{title}](#{place})")
@@ -1877,7 +1898,7 @@ def content_lines(names):
 
 def section(name, claims, certain):
     table = TABLES[name]
-    lines = [f"## {table.title}", ""]
+    lines = []
     if table.text:
         lines += [table.text, ""]
     lines += [f"`python tests/results.py {name}`", "", *table_lines(name), ""]
@@ -1895,19 +1916,37 @@ def section(name, claims, certain):
     return lines
 
 
+def sections_of(names, kept):
+    """{title: lines} of all tables: of those in `names` what is done, of others what is `kept`."""
+    names = [name for name in names if table_lines(name)]
+    others = {TABLES[name].title for name in TABLES if name not in names}
+    others = {title: lines for title, lines in kept.items() if title in others}
+    _, tests_of_others, _ = read_verdicts(sum(others.values(), []))
+    claims = judged(names)
+    outcomes = [outcome for outcomes in claims.values() for outcome in outcomes]
+    tests = {outcome.test for outcome in outcomes}
+    certain = holm(outcomes, others=len(set(tests_of_others) - tests))
+    sections = {}
+    for name, table in TABLES.items():
+        if name in names:
+            sections[table.title] = section(name, claims, certain)
+        elif table.title in others:
+            sections[table.title] = others[table.title]
+    return sections
+
+
 def show(names):
-    claims = judged(TABLES)
-    certain = holm([outcome for outcomes in claims.values() for outcome in outcomes])
-    for name in names:
-        print("\n".join(section(name, claims, certain)))
-    print("\n".join(count_lines(claims, certain)))
+    sections = sections_of(names, {})
+    for title, lines in sections.items():
+        print("\n".join([f"## {title}", "", *lines]))
+    print("\n".join(count_lines(sum(sections.values(), []))))
 
 
 HEAD = """\
 # Results
 
-What the papers claim, tested in miniature. `python tests/results.py all` wrote this file; what is
-not here was not run. C1 to C121 number the papers' claims, and each is put in words below.
+What the papers claim, tested in miniature. `python tests/results.py all --write` wrote this file;
+what is not here was not run. C1 to C121 number the papers' claims, and each is put in words below.
 """
 HOW_TO_READ = """\
 ## How to read it
@@ -1970,20 +2009,27 @@ chosen on worlds of other seeds, 1 and 2, but not blindly:
 """
 # What of the main table README shows.
 README_METRICS = "iid rare scuba scufo conflfg contrasted scene_probe"
-MARKS = ("<!-- python tests/results.py write -->", "<!-- end -->")
+MARKS = ("<!-- python tests/results.py main --write -->", "<!-- end -->")
 
 
-def write():
-    """RESULTS.md, and README's table, of what is done."""
-    names = [name for name in TABLES if table_lines(name)]
-    claims = judged(names)
-    certain = holm([outcome for outcomes in claims.values() for outcome in outcomes])
-    lines = [HEAD, *count_lines(claims, certain), "", *paper_lines(claims), ""]
-    lines += [*content_lines(names), "", HOW_TO_READ]
-    for name in names:
-        lines += section(name, claims, certain)
+def write(names):
+    """Put tables in RESULTS.md, the main one in README, too."""
+    file = ROOT / "tests/RESULTS.md"
+    kept = {}
+    if file.exists():
+        for part in file.read_text().split("\n## ")[1:]:
+            title, *lines = part.split("\n")
+            kept[title] = lines[1:]
+    sections = sections_of(names, kept)
+    everything = sum(sections.values(), [])
+    lines = [HEAD, *count_lines(everything), "", *paper_lines(everything), ""]
+    lines += [*content_lines(sections), "", HOW_TO_READ]
+    for title, section_lines in sections.items():
+        lines += [f"## {title}", "", *section_lines]
     lines.append(CHOICES)
-    (ROOT / "tests/RESULTS.md").write_text("\n".join(lines).rstrip() + "\n")
+    file.write_text("\n".join(lines).rstrip() + "\n")
+    if "main" not in names:
+        return
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(MARKS[0])
     _, after = rest.split(MARKS[1])
@@ -2013,18 +2059,16 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, all, or write")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, or all")
     parser.add_argument("--seeds", type=int, default=0, help="0, 1, ...; default: the table's own")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time [%(default)s]")
+    parser.add_argument("--write", action="store_true", help="put these tables in RESULTS.md")
     args = parser.parse_args(argv)
-    unknown = set(args.tables) - {*TABLES, "all", "write"}
+    unknown = set(args.tables) - {*TABLES, "all"}
     if unknown:
         parser.error(f"no such table: {', '.join(sorted(unknown))}; without a name, a list of them")
     if not args.tables:
         overview(args.seeds)
-        return
-    if args.tables == ["write"]:
-        write()
         return
     names = args.tables
     if "all" in names:
@@ -2032,10 +2076,9 @@ def main(argv=None):
         if "REAL" not in os.environ and not (ROOT / "data/real").exists():
             names = [name for name in names if not name.startswith("real")]
     done = run(names, args.seeds, args.jobs)
-    if "all" in args.tables:
-        write()
-    else:
-        show(names)
+    show(names)
+    if args.write:
+        write(names)
     if not done:
         raise SystemExit(1)
 

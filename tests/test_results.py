@@ -4,6 +4,7 @@ statistics, and it runs what is missing, once."""
 import json
 import re
 import shlex
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_a_claim_holds_where_all_of_it_does(made_up):
         (["within noise", "does not hold", "holds"], "does not hold"),
     ]:
         outcomes = [results.judge(tests[verdict]) for verdict in verdicts]
-        assert results.verdict_of(outcomes) == expected
+        assert results.verdict_of([outcome.verdict for outcome in outcomes]) == expected
 
 
 def test_holms_correction():
@@ -182,6 +183,7 @@ def test_holms_correction():
     # 0.025 / 5, / 4, / 3, / 2: the last is 0.0125, and 0.02 is above it.
     assert results.holm(outcomes) == {"a", "b", "c"}
     assert results.holm([*outcomes, outcomes[0]]) == {"a", "b", "c"}  # in two claims
+    assert results.holm(outcomes, others=1) == {"a"}  # 0.025 / 6, / 5
 
 
 def test_claims_are_repeated_on_the_like_rows_where_these_exist(monkeypatch):
@@ -200,13 +202,13 @@ def test_parts_of_a_claim_are_counted_once_and_repeated_ones_apart():
 
     claims = claim("C1", "holds") | claim("C1b", "within noise") | claim("C2", "holds")
     claims |= claim("C1w", "does not hold") | claim("C2bl", "holds")
-    lines = results.count_lines(claims, set())
+    lines = results.count_lines(results.claim_lines(claims, {"C1", "C2"}))
     assert lines[0] == "- 2 claims: 1 hold, 0 do not, 1 are within noise."
     worlds = "in five other worlds, 1 claims: 0 hold, 1 do not, 0 are within noise."
     assert lines[1].endswith(worlds)
     assert lines[2].endswith("at twice the length, 1 claims: 1 hold, 0 do not, 0 are within noise.")
-    assert "5 comparisons: 3 hold, 1 do not" in lines[3]
-    of_papers = results.paper_lines(claims | claim("C85", "holds"))
+    assert "5 comparisons: 3 hold, 1 do not" in lines[3] and " 2 hold after Holm" in lines[3]
+    of_papers = results.paper_lines(results.claim_lines(claims | claim("C85", "holds"), set()))
     assert of_papers[2:6] == [
         "| SDN | 2 | 1 | 0 | 1 |",
         "| Hara et al. | 0 | 0 | 0 | 0 |",
@@ -215,11 +217,10 @@ def test_parts_of_a_claim_are_counted_once_and_repeated_ones_apart():
     ]
 
 
-def test_contents_link_to_the_headings(monkeypatch):
-    table = Table("Hara et al., Sec. 4.2: what, and (where)?", "", "")
-    monkeypatch.setattr(results, "TABLES", {"one": table})
+def test_contents_link_to_the_headings():
+    title = "Hara et al., Sec. 4.2: what, and (where)?"
     link = "#hara-et-al-sec-42-what-and-where"
-    assert results.content_lines(["one"]) == [f"- [{table.title}]({link})"]
+    assert results.content_lines([title]) == [f"- [{title}]({link})"]
 
 
 # ---- Running -------------------------------------------------------------------------------------
@@ -334,17 +335,38 @@ def test_what_runs_is_ended_with_its_own_processes(tmp_path):
         lab.shell("true")
 
 
-def test_readme_is_written_between_its_marks(shell, tmp_path, capsys):
-    results.TABLES["main"] = results.TABLES["one"]
+@pytest.fixture
+def written(tmp_path):
+    """written() -> what RESULTS.md says; README has two marks."""
     (tmp_path / "tests").mkdir()
     before, after = results.MARKS
     (tmp_path / "README.md").write_text(f"a\n\n{before}\nold\n{after}\n\nb\n")
-    results.main(["all"])
+    return (tmp_path / "tests/RESULTS.md").read_text
+
+
+def test_a_table_is_written_beside_those_that_were_run_elsewhere(shell, written, tmp_path):
+    results.main(["one", "two", "--write"])
+    both = written()
+    shutil.rmtree(tmp_path / results.RUNS)
+    results.main(["two", "--write"])
+    assert written() == both  # the same figures
+    results.main(["one", "--seeds", "3", "--write"])
+    changed = written()
+    assert changed.split("## Two")[1] == both.split("## Two")[1]
+    assert "| on base | 3 |" in changed and "| on base | 3 |" not in both
+    assert changed.count("- 1 claims: 0 hold") == 1
+    assert "\nold\n" in (tmp_path / "README.md").read_text()  # has the main table alone
+
+
+def test_readme_is_written_between_its_marks(shell, written, tmp_path):
+    results.TABLES["main"] = results.TABLES.pop("one")
+    results.main(["all", "--write"])
+    before, after = results.MARKS
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"a\n\n{before}\n| ") and text.endswith(f"|\n{after}\n\nb\n")
     assert "old" not in text and "on base" in text
-    written = (tmp_path / "tests/RESULTS.md").read_text()
-    assert written.startswith("# Results") and "## Two" in written and "within noise" in written
+    assert written().startswith("# Results") and "## Two" in written()
+    assert "within noise" in written()
 
 
 def test_without_a_table_it_says_what_there_is(capsys):
