@@ -65,7 +65,7 @@ def warn(text):
 
 
 def one_line(fault):
-    """What an error says, or a text, in one line of 300 characters at most."""
+    """What an error says, or a text, in one line of 400 characters at most."""
     text = str(fault)
     if isinstance(fault, OSError) and fault.strerror:
         text = f"{fault.filename or 'file system'}: {fault.strerror}"
@@ -73,8 +73,8 @@ def one_line(fault):
         # A loader process's error arrives with its traceback: the last line is what it says.
         text = text.strip().splitlines()[-1].partition("Error: ")[2]
     text = " ".join(text.split())
-    if len(text) > 300:
-        text = f"{text[:190]} ... {text[-105:]}"
+    if len(text) > 400:
+        text = f"{text[:275]} ... {text[-120:]}"
     return text
 
 

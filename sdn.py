@@ -877,10 +877,10 @@ def load_labeller(args, module, **how):
     file = Path(args.weights)
     of_coco = args.weights in ("COCO_V1", "DEFAULT") or "_coco-" in file.name
     if of_coco and args.model.endswith(("rcnn_resnet50_fpn", "retinanet_resnet50_fpn")):
-        # As torchvision has it for these weights.
+        # torchvision has 0 for these weights, which torch 2.11 refuses.
         for layer in model.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.eps = 0.0
+                layer.eps = 1e-30
     made = asdict(args)
     # These may differ when what is begun goes on: where it runs, and where the videos are.
     for name in ("lists", "root", "split", "max_bad", "out", "batch_size", "workers"):
