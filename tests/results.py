@@ -1822,12 +1822,16 @@ def read_verdicts(lines):
     tests = {}
     certain = set()
     for line in lines:
-        if match := re.fullmatch(r"\| (C\w+) \| .* \| \*\*(.+)\*\* \|", line):
-            claims[match[1]] = match[2]
-        if match := re.fullmatch(r"\|  \| `(.+)` \| .* \| ([a-z ]+?)( \*)? \|", line):
-            tests[match[1]] = match[2]
-            if match[3]:
-                certain.add(match[1])
+        claim = re.fullmatch(r"\| (C\w+) \| .* \| \*\*(.+)\*\* \|", line)
+        if claim:
+            number, verdict = claim.groups()
+            claims[number] = verdict
+        comparison = re.fullmatch(r"\|  \| `(.+)` \| .* \| ([a-z ]+?)( \*)? \|", line)
+        if comparison:
+            test, verdict, mark = comparison.groups()
+            tests[test] = verdict
+            if mark:
+                certain.add(test)
     return claims, tests, certain
 
 
@@ -1920,19 +1924,21 @@ def section(name, claims, certain):
 def sections_of(names, kept):
     """{title: lines} of all tables: of those in `names` what is done, of others what is `kept`."""
     names = [name for name in names if table_lines(name)]
-    others = {TABLES[name].title for name in TABLES if name not in names}
-    others = {title: lines for title, lines in kept.items() if title in others}
-    _, tests_of_others, _ = read_verdicts(sum(others.values(), []))
     claims = judged(names)
     outcomes = [outcome for outcomes in claims.values() for outcome in outcomes]
-    tests = {outcome.test for outcome in outcomes}
-    certain = holm(outcomes, others=len(set(tests_of_others) - tests))
+    kept_lines = []
+    for name, table in TABLES.items():
+        if name not in names:
+            kept_lines += kept.get(table.title, [])
+    _, kept_tests, _ = read_verdicts(kept_lines)
+    others = set(kept_tests) - {outcome.test for outcome in outcomes}
+    certain = holm(outcomes, len(others))
     sections = {}
     for name, table in TABLES.items():
         if name in names:
             sections[table.title] = section(name, claims, certain)
-        elif table.title in others:
-            sections[table.title] = others[table.title]
+        elif table.title in kept:
+            sections[table.title] = kept[table.title]
     return sections
 
 
