@@ -44,8 +44,8 @@ from tqdm import tqdm
 
 
 class UserError(Exception):
-    """Bad input. Its message is one line: what, where, what to do. The command line prints it and
-    exits with 2."""
+    """Bad input. Its message says what, where, what to do. The command line prints it in one line
+    and exits with 2."""
 
 
 def shortened(names, count=5):

@@ -11,7 +11,7 @@ runs/results named by its script and flags: what is done is not done again, a ro
 tables is trained once, and a kill loses the run in hand alone. Each run has one thread: the same
 machine gives the same bits where data/ was drawn by this script too. After a change of a script or
 of the world, remove runs/results and data. --write leaves the other tables of tests/RESULTS.md as
-they are, and counts the verdicts of all anew.
+they were written, those too that share a row with a new one, and counts the verdicts of all anew.
 """
 
 import argparse
@@ -441,12 +441,12 @@ for name, flags in {
     ROWS[f"{name}_jhmdb"] = row
     if name in ("plain", "stillmix_bank", "albar", "albar_stillmix"):
         ROWS[f"{name}_boxes"] = replace(row, measure=scuba_of("data/real/scuba-boxes"))
-# As many steps on SCUBA of the training videos, each over three backgrounds.
+# SCUBA of the training videos, each over three backgrounds, for as many steps as the other rows.
 flags = JHMDB.replace("jhmdb/train", "scuba-train/all").replace("--epochs 30", "--epochs 10")
 ROWS["on_scuba_jhmdb"] = Row(
     "trained on SCUBA", f"albar.py --baseline {flags}", scuba_of("data/real/scuba")
 )
-ENDINGS["boxes"] = "by boxes"
+ENDINGS["boxes"] = "J-HMDB by boxes"
 
 # The other measurements.
 LEAK = "--test data/toy0/test.txt --scuba leak=data/toy0/leak.txt"
@@ -507,7 +507,8 @@ for out, flags in {
     MAKE[f"data/real/{out}"] = (
         f"python albar.py scuba data/real/jhmdb/{flags} --backgrounds data/real/photos "
         "data/real/textures sinusoid --out {part} && rm -f data/real/jhmdb/benchmark.json && "
-        "cat {part}/[pst]*.txt > {part}/all.txt && mv {part} {whole}"
+        "cat {part}/photos.txt {part}/textures.txt {part}/sinusoid.txt > {part}/all.txt && "
+        "mv {part} {whole}"
     ).format(part=f"data/real/{out}.part", whole=f"data/real/{out}")
 MAKE["data/real"] = "python tests/real.py ${REAL:?the folder of jhmdb and ucf9: see tests/real.py}"
 MAKE["data/toy0/birds"] = "python tests/toy.py data/toy0/birds"
@@ -1805,7 +1806,11 @@ def claim_lines(claims, certain):
     return markdown(lines)
 
 
-AGAIN = {"w": "in five other worlds", "l": "at twice the length", "r": "on real footage"}
+AGAIN = {
+    "w": "again in five other worlds",
+    "l": "again at twice the length",
+    "r": "on real footage",
+}
 
 # The numbers of each paper's claims.
 PAPERS = {
@@ -1817,7 +1822,7 @@ PAPERS = {
 
 
 def read_verdicts(lines):
-    """Of claim_lines: {claim's number: verdict}, {test: verdict}, and the tests marked *"""
+    """Of what claim_lines made: {claim's number: verdict}, {test: verdict}, the tests marked *"""
     claims = {}
     tests = {}
     certain = set()
@@ -1862,14 +1867,14 @@ def count_lines(lines):
     for letter, where in AGAIN.items():
         again = {name: claims[name] for name in claims if name[-1] == letter}
         if again:
-            counts.append(f"- Tested again {where}, {count(again)}.")
+            counts.append(f"- Tested {where}, {count(again)}.")
     held = list(tests.values()).count("holds")
     failed = list(tests.values()).count("does not hold")
     counts.append(
         f"- They are made of {len(tests)} comparisons: {held} hold, {failed} do not. If all "
         f"differences were none, or\n  on the bound that is claimed, about "
         f"{0.025 * len(tests):.1f} would hold by chance. {len(certain)} hold after Holm's "
-        "correction\n  for all of them (marked *)."
+        "correction\n  for all that was done when their table was written (marked *)."
     )
     return counts
 
@@ -1921,38 +1926,53 @@ def section(name, claims, certain):
     return lines
 
 
-def sections_of(names, kept):
-    """{title: lines} of all tables: of those in `names` what is done, of others what is `kept`."""
+def written_sections():
+    """{name: lines} of the tables that RESULTS.md has"""
+    file = ROOT / "tests/RESULTS.md"
+    if not file.exists():
+        return {}
+    sections = {}
+    for part in file.read_text().split("\n## ")[1:]:
+        command = re.search(r"^`python tests/results.py (\S+)`$", part, re.MULTILINE)
+        if command:  # else it is a chapter of words
+            _title, _empty, *lines = part.split("\n")
+            sections[command[1]] = lines
+    return sections
+
+
+def sections_of(names):
+    """{name: lines}, in the order of TABLES: of the tables in `names` what is done here, of the
+    others what RESULTS.md has."""
+    written = written_sections()
     names = [name for name in names if table_lines(name)]
     claims = judged(names)
     outcomes = [outcome for outcomes in claims.values() for outcome in outcomes]
     kept_lines = []
-    for name, table in TABLES.items():
-        if name not in names:
-            kept_lines += kept.get(table.title, [])
+    for name in set(written) - set(names):
+        kept_lines += written[name]
     _, kept_tests, _ = read_verdicts(kept_lines)
     others = set(kept_tests) - {outcome.test for outcome in outcomes}
     certain = holm(outcomes, len(others))
     sections = {}
-    for name, table in TABLES.items():
+    for name in TABLES:
         if name in names:
-            sections[table.title] = section(name, claims, certain)
-        elif table.title in kept:
-            sections[table.title] = kept[table.title]
+            sections[name] = section(name, claims, certain)
+        elif name in written:
+            sections[name] = written[name]
     return sections
 
 
-def show(names):
-    sections = sections_of(names, {})
-    for title, lines in sections.items():
-        print("\n".join([f"## {title}", "", *lines]))
-    print("\n".join(count_lines(sum(sections.values(), []))))
+def show(names, sections):
+    shown = [name for name in sections if name in names]
+    for name in shown:
+        print("\n".join([f"## {TABLES[name].title}", "", *sections[name]]))
+    print("\n".join(count_lines(sum([sections[name] for name in shown], []))))
 
 
 HEAD = """\
 # Results
 
-What the papers claim, tested in miniature. `python tests/results.py all --write` wrote this file;
+What the papers claim, tested in miniature. `python tests/results.py NAME --write` wrote each table;
 what is not here was not run. C1 to C121 number the papers' claims, and each is put in words below.
 """
 HOW_TO_READ = """\
@@ -2019,22 +2039,15 @@ README_METRICS = "iid rare scuba scufo conflfg contrasted scene_probe"
 MARKS = ("<!-- python tests/results.py main --write -->", "<!-- end -->")
 
 
-def write(names):
-    """Put tables in RESULTS.md, the main one in README, too."""
-    file = ROOT / "tests/RESULTS.md"
-    kept = {}
-    if file.exists():
-        for part in file.read_text().split("\n## ")[1:]:
-            title, *lines = part.split("\n")
-            kept[title] = lines[1:]
-    sections = sections_of(names, kept)
+def write(names, sections):
+    """RESULTS.md, and README's table if `main` is in names."""
     everything = sum(sections.values(), [])
     lines = [HEAD, *count_lines(everything), "", *paper_lines(everything), ""]
-    lines += [*content_lines(sections), "", HOW_TO_READ]
-    for title, section_lines in sections.items():
-        lines += [f"## {title}", "", *section_lines]
+    lines += [*content_lines([TABLES[name].title for name in sections]), "", HOW_TO_READ]
+    for name, section_lines in sections.items():
+        lines += [f"## {TABLES[name].title}", "", *section_lines]
     lines.append(CHOICES)
-    file.write_text("\n".join(lines).rstrip() + "\n")
+    (ROOT / "tests/RESULTS.md").write_text("\n".join(lines).rstrip() + "\n")
     if "main" not in names:
         return
     readme = ROOT / "README.md"
@@ -2067,7 +2080,12 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="names of tables, or all")
-    parser.add_argument("--seeds", type=int, default=0, help="0, 1, ...; default: the table's own")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=0,
+        help="how many to run, if not the table's own number; shown is all that is done",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time [%(default)s]")
     parser.add_argument("--write", action="store_true", help="put these tables in RESULTS.md")
     args = parser.parse_args(argv)
@@ -2075,6 +2093,8 @@ def main(argv=None):
     if unknown:
         parser.error(f"no such table: {', '.join(sorted(unknown))}; without a name, a list of them")
     if not args.tables:
+        if args.write:
+            parser.error("--write: name the tables")
         overview(args.seeds)
         return
     names = args.tables
@@ -2083,11 +2103,12 @@ def main(argv=None):
         if "REAL" not in os.environ and not (ROOT / "data/real").exists():
             names = [name for name in names if not name.startswith("real")]
     done = run(names, args.seeds, args.jobs)
-    show(names)
-    if args.write:
-        write(names)
+    sections = sections_of(names)
+    show(names, sections)
     if not done:
-        raise SystemExit(1)
+        raise SystemExit(1)  # a table that lacks runs would replace a whole one
+    if args.write:
+        write(names, sections)
 
 
 if __name__ == "__main__":

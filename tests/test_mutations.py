@@ -1,5 +1,5 @@
 """Bad input gets one clear line, and never a traceback: files of every kind that the scripts read,
-changed at random in thousands of seeded ways, are read, or refused by a UserError of one line."""
+changed at random in thousands of seeded ways, are read, or refused by a UserError."""
 
 import copy
 import io

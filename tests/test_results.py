@@ -7,6 +7,7 @@ import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_parts_of_a_claim_are_counted_once_and_repeated_ones_apart():
     claims |= claim("C1w", "does not hold") | claim("C2bl", "holds")
     lines = results.count_lines(results.claim_lines(claims, {"C1", "C2"}))
     assert lines[0] == "- 2 claims: 1 hold, 0 do not, 1 are within noise."
-    worlds = "in five other worlds, 1 claims: 0 hold, 1 do not, 0 are within noise."
+    worlds = "Tested again in five other worlds, 1 claims: 0 hold, 1 do not, 0 are within noise."
     assert lines[1].endswith(worlds)
     assert lines[2].endswith("at twice the length, 1 claims: 1 hold, 0 do not, 0 are within noise.")
     assert "5 comparisons: 3 hold, 1 do not" in lines[3] and " 2 hold after Holm" in lines[3]
@@ -307,9 +308,10 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(shell, monkeypatch, caps
 
     monkeypatch.setattr(results.Lab, "shell", fail)
     with pytest.raises(SystemExit) as stopped:
-        results.main(["one"])
+        results.main(["one", "--write"])
     printed = capsys.readouterr()
     assert stopped.value.code == 1
+    assert not (results.ROOT / "tests/RESULTS.md").exists()  # it may have all of the table
     assert printed.err.count("failed: on_base, seed") == 2 and "no memory is left" in printed.err
     assert "| base | 2 |" in printed.out and "| on base |" not in printed.out
     assert "Not run yet: on base." in printed.out
@@ -358,6 +360,36 @@ def test_a_table_is_written_beside_those_that_were_run_elsewhere(shell, written,
     assert "\nold\n" in (tmp_path / "README.md").read_text()  # has the main table alone
 
 
+def test_what_was_not_run_here_is_as_it_was_written(shell, written, tmp_path):
+    results.main(["one", "two", "--write"])
+    assert list(results.sections_of(["one"])) == ["one", "two"]
+    shutil.rmtree(tmp_path / results.RUNS)
+    results.TABLES["two"] = replace(results.TABLES["two"], title="Renamed")
+    assert results.sections_of(["one", "two"]) == results.written_sections()
+    assert "| base | 2 |" in "\n".join(results.written_sections()["two"])
+
+
+def test_holms_correction_counts_the_other_tables_too(shell, written, tmp_path, monkeypatch):
+    results.main(["one", "two", "--write"])
+    comparison = "|  | `{}` | +1.0 [+0.5, +1.5] | holds * |\n"
+    older, shared, other = map(
+        comparison.format, ("a.iid > b.iid", "on_base.iid > base.iid", "c.iid > d.iid")
+    )
+    one, two = written().split("## Two\n\n")
+    file = tmp_path / "tests/RESULTS.md"
+    file.write_text(f"{one}{older}\n## Two\n\n{shared}{other}{two}")
+    counted = []
+
+    def holm(outcomes, others):
+        counted.append(({outcome.test for outcome in outcomes}, others))
+        return {outcome.test for outcome in outcomes}
+
+    monkeypatch.setattr(results, "holm", holm)
+    results.main(["one", "--write"])
+    assert counted == [({"on_base.iid > base.iid"}, 1)]
+    assert "2 comparisons" in written() and " 2 hold after Holm" in written()
+
+
 def test_readme_is_written_between_its_marks(shell, written, tmp_path):
     results.TABLES["main"] = results.TABLES.pop("one")
     results.main(["all", "--write"])
@@ -373,6 +405,9 @@ def test_without_a_table_it_says_what_there_is(capsys):
     results.main([])
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in TABLES) and "runs to do" in printed
+    with pytest.raises(SystemExit) as stopped:
+        results.main(["--write"])
+    assert stopped.value.code == 2 and "name the tables" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         results.main(["albar-99"])
     assert stopped.value.code == 2 and "no such table: albar-99" in capsys.readouterr().err
