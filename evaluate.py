@@ -7,7 +7,7 @@
     python evaluate.py runs/sdn --test LIST --humans humans.jsonl --scenes scenes \\
         --train LIST --val LIST
     python evaluate.py runs/birds --test waterbirds/metadata.csv  # and the accuracy of its groups
-    python evaluate.py runs/sdn --windows 16 --crops 3 --test LIST    # other views than its own
+    python evaluate.py runs/sdn --windows 16 --test LIST              # other views than its own
     torchrun --nproc-per-node 8 evaluate.py runs/sdn --test LIST      # the videos shared out
     python evaluate.py list FILE --root VIDEOS > train.txt  # another data set's list, made plain
     python evaluate.py check LIST --root VIDEOS             # can its videos be trained on?
@@ -21,7 +21,7 @@
     python evaluate.py transfer hmdb51:BASELINE.json:DEBIASED.json:bias/hmdb51/bias.json ...
 
 Without --test, benchmark.json beside the run's training list says what the lists and labels are:
-    {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST, "groups": FILE,
+    {"test": LIST, "scuba": {NAME: LIST, ...}, "conflfg": LIST, "rare": LIST,
      "train": LIST, "val": LIST, "scenes": [FOLDER, ...], "humans": [FILE, ...]}
 Names are relative to its folder; all but "test" may be missing.
 
@@ -61,7 +61,6 @@ Metric map
   I(Y';S)         to I(Y;S)  independence; its oracle             SMAD 6.2    fairness
   I(Y';S|Y)       down  separation: within an action              SMAD 6.2    fairness
   I(Y;S|Y')       down  sufficiency: within a predicted action    SMAD 6.2    fairness
-  equalised odds  down  spread of an action's accuracy by scene   SMAD 3      equalised_odds
 
 Accuracies are percent of videos; means over backgrounds are unweighted. +- is the standard
 deviation over seeds (n - 1), or for one checkpoint the standard error by bootstrap over videos; a
@@ -69,8 +68,6 @@ line below the table says which. Videos that cannot be read are left out, counte
 here chooses a checkpoint.
 
 SILENT in the papers
-  Crops of one side, `size` of the short side `resize`, as the centre crop (SlowFast's code: of the
-      short side whole).
   The bootstrap draws lines of a list: of SCUBA lists with several backgrounds a video its error is
       too small.
   SCUFO's frame: one of a SCUBA video's, of all that its clips show, drawn by the video's path
@@ -86,8 +83,7 @@ SILENT in the papers
       default), all given Y or Y' where it is conditional; of hard predictions and scenes. Chance
       alone gives much of it on few videos: `less floor` takes off its mean over 200 deals of the
       scenes at random (within each Y or Y').
-  SMAD's averages are of softmax; equalised odds: standard deviation over scenes of 5 videos or
-      more, less chance.
+  SMAD's averages are of softmax.
   SMAD's features (Table 5): each video's, its clips end to end, is scaled to length 1, for both.
   SMAD's SVM: as LinearSVC of scikit-learn, one class against the rest, squared hinge; C, of five
       powers of ten, by a held-out fifth of each class, then on all. Related videos (a group of
@@ -107,13 +103,12 @@ import math
 import os
 import re
 import sys
-import textwrap
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,7 +116,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 import common
@@ -153,11 +147,6 @@ class Args:
     scuba: tuple = arg((), "SCUBA lists, NAME=LIST for each background")
     conflfg: str = arg("", "Confl-FG list")
     rare: str = arg("", "list of actions in rare scenes, as ARAS")
-    groups: str = arg(
-        "",
-        "groups within the test list's classes: lines `path group`, or Waterbirds' metadata.csv "
-        "(its places), which as --test is its own; ALBAR App. C",
-    )
     humans: tuple = arg((), "boxes, files of `sdn.py humans`; for the masked test clips")
     scenes: tuple = arg(
         (), "folders of `sdn.py scenes`: of --test for fairness, of --train and --val for the probe"
@@ -180,14 +169,6 @@ class Args:
         "in place of --clips a clip each so many frames, over the whole video; SDN's code: 16, "
         "Hara et al. Sec. 3.4: 16",
         low=0,
-    )
-    crops: int = arg(
-        1,
-        "of a clip: the centre, 3 along its longer side, or 10: corners, centre, flipped",
-        choices=(1, 3, 10),
-    )
-    average: str = arg(
-        "softmax", "what is averaged over a video's clips and crops", choices=("softmax", "logits")
     )
     shuffles: int = arg(
         3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0
@@ -236,11 +217,10 @@ class Checkpoint:
             return 1, clips
         return clips, self.args["frames"]
 
-    def protocol(self, args, fusion=""):
+    def protocol(self, args, fusion="mean softmax"):
         """How a video is shown and its outputs are put together, in words."""
         clips, frames = self.views(args.clips)
         one_clip = f"{frames} frames x stride {self.args['stride']}"
-        fusion = fusion or f"mean {args.average}"
         if self.tsn:
             shown = f"{frames} frames"
         elif args.windows:
@@ -249,11 +229,9 @@ class Checkpoint:
             shown = f"1 centre clip of {one_clip}"
         else:
             shown = f"{clips} clips of {one_clip}"
-        if not shown.startswith("1 centre") or args.crops > 1:
+        if not shown.startswith("1 centre"):
             shown = f"{fusion} of {shown}"
-        crops = {1: "centre crop", 3: "3 crops along the longer side,", 10: "10 crops,"}
-        size = self.args["size"]
-        return f"{shown}, short side {self.args['resize']}, {crops[args.crops]} {size}"
+        return f"{shown}, short side {self.args['resize']}, centre crop {self.args['size']}"
 
     @property
     def config(self):
@@ -356,7 +334,6 @@ class Sources:
     """The files that a run is tested with: of the flags, or of its benchmark.json."""
 
     tests: dict  # {"test": list file, "scuba-NAME": ..., "conflfg": ..., "rare": ...}
-    groups: str = ""
     humans: tuple = ()
     scenes: tuple = ()
     train: str = ""
@@ -395,7 +372,6 @@ BENCHMARK = {
     "scuba": dict,
     "conflfg": str,
     "rare": str,
-    "groups": str,
     "train": str,
     "val": str,
     "scenes": list,
@@ -432,7 +408,7 @@ def read_benchmark(run):
     sources = Sources(tests)
     sources.humans = tuple(beside(path) for path in benchmark.get("humans", []))
     sources.scenes = tuple(beside(path) for path in benchmark.get("scenes", []))
-    for name in ("groups", "train", "val"):
+    for name in ("train", "val"):
         if benchmark.get(name):
             setattr(sources, name, beside(benchmark[name]))
     return sources
@@ -453,7 +429,7 @@ def find_sources(run, args):
         flag = next(iter(tests)).split("-")[0]
         raise UserError(f"--{flag} without --test: name the IID test list too")
     sources = Sources(tests) if tests else read_benchmark(run)
-    for name in ("groups", "humans", "scenes", "train", "val"):
+    for name in ("humans", "scenes", "train", "val"):
         if getattr(args, name):
             setattr(sources, name, getattr(args, name))
     given = [name for name in ("scenes", "train", "val") if getattr(args, name)]
@@ -473,7 +449,7 @@ def read_data(run, args):
     return Data(
         splits=splits,
         files={name: of_split(run, path, args) for name, path in sources.tests.items()},
-        groups=find_groups(run, sources, splits["test"], args),
+        groups=read_groups(of_split(run, sources.tests["test"], args), splits["test"]),
         boxes=read_boxes(sources, splits["test"]),
         scenes=read_scenes(sources, splits["test"]),
         probe=read_probe_lists(run, sources, args),
@@ -516,45 +492,14 @@ def find_trained(run, videos):
     return found
 
 
-def find_groups(run, sources, test, args):
-    """-> (n,) the group of each video of the VideoList test; None where none are known"""
-    file = sources.groups
-    if not file and test.kind == "Waterbirds":
-        file = sources.tests["test"]
-    if not file:
+def read_groups(file, test):
+    """-> (n,) the background of each image of the VideoList test; None of a list that is not
+    Waterbirds' metadata.csv"""
+    if test.kind != "Waterbirds":
         return None
-    file = of_split(run, file, args)
-    group_of = read_groups(file)
-    without = [path for path in test.paths if path not in group_of]
-    if without:
-        raise UserError(
-            f"--groups {file}: it has no group of {len(without)} of the {len(test)} test videos: "
-            f"{common.shortened(without)}"
-        )
-    return np.array([group_of[path] for path in test.paths])
-
-
-def read_groups(file):
-    """-> {path: group} of lines `path group`, or of Waterbirds' metadata.csv {image: place}"""
-    lines = common.read_lines(file)
-    pairs = []  # of a line's place: its path, its group
-    if common.is_waterbirds(file, lines):
-        for row in common.read_waterbirds(lines):
-            pairs.append((row.place, row.path, row.background))
-    else:
-        for place, text in lines:
-            words = text.rsplit(maxsplit=1)
-            if len(words) < 2:
-                raise UserError(f"{place}: expected `path group`: {text[:70]!r}")
-            pairs.append((place, *words))
-    group_of = {}
-    for place, path, group in pairs:
-        path = os.path.normpath(path)
-        if group_of.setdefault(path, group) != group:
-            raise UserError(
-                f"{place}: {path!r} is in group {group} here and in {group_of[path]} before"
-            )
-    return group_of
+    rows = common.read_waterbirds(common.read_lines(file))
+    background_of = {os.path.normpath(row.path): row.background for row in rows}
+    return np.array([background_of[path] for path in test.paths])
 
 
 def read_boxes(sources, test):
@@ -663,7 +608,7 @@ def clip_orders(run, split, args, masked):
         background = split.removeprefix("scuba-")
         orders[f"scufo-{background}"] = partial(static_orders, seed=args.seed)
     _, frames = run.views(args.clips)
-    if split == "test" and frames > 1:
+    if split == "test" and frames > 1 and not run.tsn:  # which knows of no order
         for draw in range(args.shuffles):
             orders[f"shuffled-{draw}"] = partial(shuffled_orders, seed=args.seed, draw=draw)
     return orders
@@ -691,24 +636,8 @@ def window_places(n, frames, stride, step):
     return starts + offsets
 
 
-def crop(frames, size, resize, crops):
-    """(T, 3, H, W) uint8 -> (T, 3 crops, size, size): short side to `resize`, then 3 crops along
-    the longer side, or 10: the corners and the centre, and these flipped"""
-    frames = v2.functional.resize(frames, resize, antialias=True)
-    if crops == 10:
-        return torch.cat(v2.functional.ten_crop(frames, size), 1)
-    height, width = frames.shape[-2:]
-    parts = []
-    for place in (0, 0.5, 1):
-        # Of the shorter side the middle.
-        down, right = (place, 0.5) if height > width else (0.5, place)
-        top, left = round(down * (height - size)), round(right * (width - size))
-        parts.append(frames[..., top : top + size, left : left + size])
-    return torch.cat(parts, 1)
-
-
 def batches(run, name, videos, args, change=None):
-    """This process's batches of a split, "clip" (N, V, 3 crops, T, H, W) uint8 on the run's device,
+    """This process's batches of a split, "clip" (N, V, 3, T, H, W) uint8 on the run's device,
     with a progress bar.
 
     Where `change` gives several clips of each, "clip" has one more dimension, behind N."""
@@ -720,12 +649,7 @@ def batches(run, name, videos, args, change=None):
         tsn=run.tsn,
         windows=args.windows,
     )
-    size, resize = run.args["size"], run.args["resize"]
-    transform = common.test_transform(size, resize)
-    if args.crops > 1:
-        if size > resize:
-            raise UserError(f"--crops: crops of {size} pixels do not fit in a side of {resize}")
-        transform = partial(crop, size=size, resize=resize, crops=args.crops)
+    transform = common.test_transform(run.args["size"], run.args["resize"])
     dataset = common.Videos(videos, sample, transform, change=change)
     # Whole batches are shared out, so that each is the same one on any number of processes. The
     # videos of one batch must have equally many clips.
@@ -790,8 +714,8 @@ def predict(run, name, videos, orders, args, boxes=None, call=None):
                 if not args.windows:
                     part[f"order of {variant}"] = order
             output = forward(run, shown, args, call or run.model)
-            if call is None and (args.windows or args.average == "logits"):
-                output = one_view(output, args.average)
+            if call is None and args.windows:
+                output = one_view(output)
             part[variant] = output
         parts.append(part)
     parts = sorted(sum(common.gather(parts), []), key=lambda part: part["index"][0])
@@ -813,9 +737,7 @@ def check_finite(run, name, output):
 
 
 def forward(run, clip, args, call):
-    """clip (N, V, 3 crops, T, H, W) uint8 -> (N, V crops, K) outputs; of a TSN, where V is 1,
-    (N, T crops, K)"""
-    clip = clip.unflatten(2, (-1, 3)).flatten(1, 2)  # (N, V crops, 3, T, H, W)
+    """clip (N, V, 3, T, H, W) uint8 -> (N, V, K) outputs; of a TSN, where V is 1, (N, T, K)"""
     if run.tsn:
         clip = clip.transpose(2, 3).flatten(1, 2).unsqueeze(3)  # each frame is a clip of its own
     outputs = []
@@ -833,11 +755,8 @@ def fuse(logits):
     return (powers / powers.sum(-1, keepdims=True)).mean(1)
 
 
-def one_view(logits, average):
-    """(n, V, K) logits -> (n, 1, K), as one clip has them that stands for all: their mean, or what
-    gives the mean softmax"""
-    if average == "logits":
-        return logits.mean(1, keepdims=True)
+def one_view(logits):
+    """(n, V, K) logits -> (n, 1, K), of one clip that has the mean softmax"""
     return np.log(np.maximum(fuse(logits), 1e-300))[:, None]
 
 
@@ -982,8 +901,8 @@ def train_probe(x, p, seed, patience=20):
 
 def scene_floors(actions, scenes, test_actions, test_scenes):
     """Accuracies on the test scenes (m,) of two guesses: the most frequent scene in training (n,),
-    and the most frequent there of the true action. No network that keeps the action in its features
-    can push a probe below the second."""
+    and the most frequent there of the true action, of which a probe of features that keep the
+    action alone comes near. It can be below that: much of wide features it learns by heart."""
     usual = np.bincount(scenes).argmax()
     of_action = {}
     for action in np.unique(actions):
@@ -1007,7 +926,7 @@ class Features:
 def frozen_features(run, name, listed, args):
     """-> Features of the centre clips of a SceneList's videos; of a TSN means over its frames"""
     videos = listed.videos
-    args = replace(args, clips=run.args["frames"] if run.tsn else 1, windows=0, crops=1)
+    args = replace(args, clips=run.args["frames"] if run.tsn else 1, windows=0)
     predictions = predict(run, name, videos, {name: None}, args, call=run.model.features)
     used = predictions.used
     device = next(run.model.parameters()).device
@@ -1063,23 +982,6 @@ def measure_scenes(run, lists, args):
 
 
 # ---- Scenes in the predictions: SMAD Sec. 3 and 6.2 ----------------------------------------------
-def equalised_odds(right, labels, scenes, least=5):
-    """(n,) bool, (n,), (n,) -> spread of P(Y' = y | Y = y, S = s) over the scenes s of an action y
-    with `least` videos or more: root of the mean over y of the variance less the binomials', at
-    least 0. NaN: no y has two such s."""
-    variances = []
-    for y in np.unique(labels):
-        groups = [right[(labels == y) & (scenes == s)] for s in np.unique(scenes[labels == y])]
-        groups = [group for group in groups if len(group) >= least]
-        if len(groups) > 1:
-            share = np.array([group.mean() for group in groups])
-            n = np.array([len(group) for group in groups])
-            variances.append(share.var(ddof=1) - (share * (1 - share) / (n - 1)).mean())
-    if not variances:
-        return math.nan
-    return max(0.0, float(np.mean(variances))) ** 0.5
-
-
 def nmi_floor(a, b, given=None, seed=0, draws=200):
     """What common.nmi gives, in the mean, where B is dealt out at random (within each value of
     `given`)."""
@@ -1099,8 +1001,7 @@ def nmi_floor(a, b, given=None, seed=0, draws=200):
 
 def fairness(labels, predicted, scenes, seed):
     """Table 4 of (n,) actions Y, predictions Y', scenes S -> {"independence", "oracle",
-    "separation", "sufficiency" and these "_less_floor"; "amplified": independence less oracle;
-    "equalised_odds" in points where defined}"""
+    "separation", "sufficiency" and these "_less_floor"; "amplified": independence less oracle}"""
     information = {
         "independence": (predicted, scenes),
         "oracle": (labels, scenes),
@@ -1113,9 +1014,6 @@ def fairness(labels, predicted, scenes, seed):
     for floor in ("", "_less_floor"):
         difference = figures[f"independence{floor}"] - figures[f"oracle{floor}"]
         figures[f"amplified{floor}"] = difference
-    spread = equalised_odds(labels == predicted, labels, scenes)
-    if math.isfinite(spread):
-        figures["equalised_odds"] = 100 * spread
     return figures
 
 
@@ -1311,7 +1209,6 @@ GROUPS = {
         Metric("separation_less_floor", "- less floor", 3),
         Metric("sufficiency", "I(Y;S given Y') ↓", 3),
         Metric("sufficiency_less_floor", "- less floor", 3),
-        Metric("equalised_odds", "equalised odds ↓"),
     ],
     "time": [Metric("shuffled", "shuffled"), Metric("log_ratio", "log ratio ↑", 2)],
 }
@@ -1494,9 +1391,9 @@ def paired_difference(a, b):
 
 def difference(row, metric, first):
     """The cell of one figure: row minus first by the seeds that both have, "-" where these are
-    fewer than two, or the test lists are not the same"""
+    fewer than two, or the lists are not the same"""
     seeds = [seed for seed in first["seeds"] if seed in row["seeds"]]
-    if test_lists(row) != test_lists(first):
+    if not same_lists(row, first):
         return "-"
     if len(seeds) < 2 or metric.key not in row["each"] or metric.key not in first["each"]:
         return "-"
@@ -1556,9 +1453,15 @@ def table_by_groups(corner, rows, cell, groups=GROUPS):
     return layout(table)
 
 
-def test_lists(row):
-    """{split: sha1} of the IID test lists of a row"""
-    return {name: sha1 for name, (_, sha1) in row["lists"].items() if name.startswith("test")}
+def same_lists(row, first):
+    """Have two rows the same test lists, and of SCUBA and the others, where both have one, too?"""
+    for name in row["lists"].keys() | first["lists"].keys():
+        if name in row["lists"] and name in first["lists"]:
+            if row["lists"][name][1] != first["lists"][name][1]:
+                return False
+        elif name.startswith("test"):
+            return False
+    return True
 
 
 def layout(table):
@@ -1569,16 +1472,6 @@ def layout(table):
     for cells in [table[0], rule, *table[1:]]:
         lines.append("| " + " | ".join(map(str.ljust, cells, widths)) + " |")
     return lines
-
-
-def note(text):
-    """Text -> an item of a Markdown list, 100 columns wide"""
-    # A line that began with the minus of "n - 1" would be an item of its own.
-    text = text.replace(" - ", "\N{NO-BREAK SPACE}- ")
-    lines = textwrap.wrap(
-        f"- {text}", 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def notes(rows):
@@ -1597,8 +1490,8 @@ def notes(rows):
             f"{common.shortened(files)}; {len(row['seeds'])} seed(s): {seeds}; ±: "
             f"{row['plus_minus_is']}."
         )
-    if any(test_lists(row) != test_lists(rows[0]) for row in rows):
-        lines.append("The rows are of different test lists: their figures are not to be compared.")
+    if not all(same_lists(row, rows[0]) for row in rows):
+        lines.append("The rows are of different lists: their figures are not to be compared.")
     if backgrounds(rows):
         lines.append(
             f"SCUBA, SCUFO, contrasted: means over the backgrounds {', '.join(backgrounds(rows))}."
@@ -1616,8 +1509,8 @@ def notes(rows):
             lines.append(
                 "scene probe, {lists[0]} to {lists[1]} ({videos[0]} to {videos[1]} videos, "
                 "{scenes} scenes): chance {chance:.1f}; the most frequent scene "
-                "{most_frequent:.1f}; from the true action alone {from_action:.1f}, the least of "
-                "a network that keeps the action.".format(**row["probe"])
+                "{most_frequent:.1f}; the scene that is most frequent with the true action "
+                "{from_action:.1f}.".format(**row["probe"])
             )
     for row in rows:
         if row["fair"]:
@@ -1627,7 +1520,7 @@ def notes(rows):
                 "of both entropies; floor: its mean over 200 deals of the scenes at random."
             )
     # What several rows share is said once.
-    return [note(line) for line in dict.fromkeys(lines)]
+    return [f"- {line}" for line in dict.fromkeys(lines)]
 
 
 def markdown(rows, groups=GROUPS):
@@ -2657,28 +2550,23 @@ def save_windows(run, videos, args, folder):
     the table"""
     folder.mkdir(parents=True, exist_ok=True)
     saved = []
-    unreadable = []
+    used = np.zeros(len(videos), bool)
     names = video_names(videos.paths)
     for i, path in enumerate(tqdm(videos.paths, desc=run.name, unit="video", disable=None)):
         try:
             values, n = window_features(run, videos.full(i), args)
         except UserError:
-            unreadable.append(path)
             continue
         check_finite(run, path, values)
+        used[i] = True
         # Where two stems are the same, names are paths: codes want all in one folder.
         file = folder / f"{names[i].strip('/').replace('/', '__')}.npy"
         with common.whole(file) as part, part.open("wb") as opened:
             np.save(opened, values)
         label = videos.classes[videos.labels[i]]
         saved.append(dict(path=path, file=file.name, label=label, frames=n, windows=len(values)))
-    if not saved:
-        raise UserError(
-            f"none of {len(videos)} videos can be read, first {videos.full(0)}; --root?"
-        )
-    if unreadable:
-        names = common.shortened(unreadable)
-        common.warn(f"{run.name}: {len(unreadable)} videos cannot be read: {names}")
+    name_unreadable(run, "features", videos, used)
+    unreadable = np.array(videos.paths)[~used].tolist()
     content = dict(videos=saved, unreadable=unreadable, run=run.about(), args=asdict(args))
     write_json(folder / "windows.json", content)
     count = sum(video["windows"] for video in saved)
@@ -2931,7 +2819,7 @@ def svm(args):
     plus_minus_is = "standard error by bootstrap over videos"
     rows = report_features(tests, figures, errors, plus_minus_is, "svm", groups, args)
     best = ", ".join(map(str, costs))
-    print("", note(f"C of each, the best of {COSTS} on a held-out fifth: {best}."), sep="\n")
+    print(f"- C of each, the best of {COSTS} on a held-out fifth: {best}.")
     return rows
 
 
@@ -3098,26 +2986,15 @@ def transfer(args):
     return content
 
 
-def in_first_process(main):
-    """main(args) in the first of torchrun's processes alone."""
-
-    @wraps(main)
-    def run(args):
-        if int(os.environ.get("RANK", 0)) == 0:
-            return main(args)
-
-    return run
-
-
 if __name__ == "__main__":
     steps = {
-        "list": (ListArgs, in_first_process(list_videos), {}),
-        "check": (CheckArgs, in_first_process(check), {}),
-        "bias": (BiasArgs, in_first_process(bias), {"toy": BIAS_TOY}),
-        "cam": (CamArgs, in_first_process(cam), {}),
-        "features": (FeaturesArgs, in_first_process(features), {}),
-        "svm": (SvmArgs, in_first_process(svm), {}),
-        "fewshot": (FewShotArgs, in_first_process(fewshot), {}),
-        "transfer": (TransferArgs, in_first_process(transfer), {}),
+        "list": (ListArgs, list_videos, {}),
+        "check": (CheckArgs, check, {}),
+        "bias": (BiasArgs, bias, {"toy": BIAS_TOY}),
+        "cam": (CamArgs, cam, {}),
+        "features": (FeaturesArgs, features, {}),
+        "svm": (SvmArgs, svm, {}),
+        "fewshot": (FewShotArgs, fewshot, {}),
+        "transfer": (TransferArgs, transfer, {}),
     }
     common.cli(Args, evaluate, steps=steps)

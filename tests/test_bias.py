@@ -369,30 +369,6 @@ def test_floor_of_the_information_is_what_chance_gives():
     assert np.mean(values) == pytest.approx(0, abs=0.01)
 
 
-def test_equalised_odds():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 4000)
-    scenes = np.tile(np.repeat(np.arange(4), 1000), 2)
-    accuracy = np.array([[0.9, 0.7, 0.5, 0.3], [0.8, 0.8, 0.8, 0.8]])[labels, scenes]
-    spread = (np.var([0.9, 0.7, 0.5, 0.3], ddof=1) / 2) ** 0.5
-    right = rng.random(8000) < accuracy
-    assert evaluate.equalised_odds(right, labels, scenes) == pytest.approx(spread, rel=0.05)
-    # Five videos a scene: what the binomial alone would show is taken off. Half of the draws are
-    # below 0 then, and count as 0.
-    squares = []
-    for _ in range(400):
-        right = rng.random(40) < 0.7
-        squares.append(evaluate.equalised_odds(right, np.zeros(40), np.arange(40) % 8) ** 2)
-    assert np.mean(squares) < 0.4 * 0.7 * 0.3 / 5
-    # Two scenes of five videos, all right and all wrong; a third is too small.
-    right = np.array([1] * 5 + [0] * 5 + [1, 0])
-    scenes = np.array([0] * 5 + [1] * 5 + [2] * 2)
-    odds = evaluate.equalised_odds(right, np.zeros(12), scenes)
-    assert odds == pytest.approx(0.5**0.5)
-    assert math.isnan(evaluate.equalised_odds(right, np.zeros(12), scenes, least=6))
-    assert math.isnan(evaluate.equalised_odds(right, np.arange(12), scenes))
-
-
 def test_fairness_of_runs(look, capsys):
     """Two seeds that are always right, on videos whose last ten have no scene label."""
     write_labels(look.path / "scenes", NAMES[:38], SOFT[:38], "abcd")
@@ -407,7 +383,6 @@ def test_fairness_of_runs(look, capsys):
     assert {len(line) for line in table} == {2}  # a | inside a cell would break the table
     labels = [line[0] for line in table]
     assert "I(Y';S) → I(Y;S)" in labels
-    assert "equalised odds ↓" not in labels  # no scene has five videos of an action
     with np.load(look.path / "runs/one/evaluate.npz") as saved:
         assert saved["test/scenes"].tolist() == [*SCENES[:38], *[-1] * 10]
     (row,) = run(runs[0], test=look.list, scenes=look.scenes, shuffles=0)
@@ -437,11 +412,11 @@ def test_number_of_clips_is_the_methods_own(world, tmp_path):
 
 
 def test_a_tsn_is_tested_on_single_frames_spread_evenly(world, tmp_path):
-    """Their softmax is averaged; no order of theirs matters; SCUFO repeats one of them."""
+    """Their softmax is averaged; no order of theirs matters, none is tried; SCUFO repeats one."""
     folder, net = smad_run(world, tmp_path, model="tsn_tiny", frames=3, test_clips=5)
     scuba = (f"photo={world}/scuba-photo.txt",)
     (row,) = run(folder, test=f"{world}/test.txt", scuba=scuba, shuffles=2)
-    assert row["mean"]["log_ratio"] == 0
+    assert "shuffled" not in row["mean"] and "log_ratio" not in row["mean"]
     assert row["protocol"].startswith("mean softmax of 5 frames, short side")
     videos = common.read_list(world / "test.txt")
     # The middles of five equal parts of 20 frames.

@@ -80,17 +80,14 @@ def test_malformed_lines(tmp_path, line):
 def test_any_file_is_read_or_refused_in_one_line(tmp_path):
     trials = Trials()
     metadata = tmp_path / "metadata.csv"
-    lines = tmp_path / "groups.txt"
     for seed in range(300):
         rng = np.random.default_rng(seed)
         metadata.write_bytes(mutate_text(rng, REAL))
-        lines.write_bytes(mutate_text(rng, "a b.png land\nc.png 1\n./d.png water\n"))
         with trials.trial(seed, metadata.read_bytes()):
             videos = common.read_list(metadata, part=pick(rng, ("train", "val", "test")))
             assert set(videos.labels) <= {0, 1}
-        for file in (metadata, lines):
-            with trials.trial(seed, file.read_bytes()):
-                assert all(evaluate.read_groups(file).values())
+            if videos.kind == "Waterbirds":
+                assert len(evaluate.read_groups(metadata, videos)) == len(videos)
     trials.check()
 
 
@@ -181,36 +178,11 @@ def test_groups_of_metadata(birds, capsys):
     assert row["mean"] == pytest.approx(EXPECTED)
 
 
-def test_groups_of_lines(birds, capsys):
-    """Of any list; a video that cannot be read is in no group's accuracy."""
-    paths = common.read_list("metadata.csv", part="test").paths
-    groups = [f"./{path} {path.split('-')[1]}\n" for path in paths]
-    Path("groups.txt").write_text("".join(groups))
-    listed = [f"{path} {int(path.startswith('water'))}\n" for path in paths]
-    Path("list.txt").write_text("".join(listed))
-    Path("benchmark.json").write_text(json.dumps(dict(test="list.txt", groups="groups.txt")))
+def test_an_unreadable_image_is_in_no_groups_accuracy(birds, capsys):
     Path("waterbird-land-3.png").write_bytes(b"broken")
-    (row,) = run(birds)
+    (row,) = run(birds, test="metadata.csv")
     changed = {"iid": 100 * 13 / 17, "worst-group": 100 / 3, "group-waterbird-land": 100 / 3}
     assert row["mean"] == pytest.approx(EXPECTED | changed)
-    # They take the place of the file's own.
-    Path("groups.txt").write_text("".join(f"{path} all\n" for path in paths))
-    (row,) = run(birds, test="metadata.csv", groups="groups.txt")
-    assert row["mean"]["group-landbird-all"] == pytest.approx(100 * 7 / 9)
-
-
-@pytest.mark.parametrize(
-    "groups,message",
-    [
-        ("landbird-land-0.png 1\n", "no group of 17 of the 18 test videos: waterbird-land-0.png"),
-        ("landbird-land-0.png\n", "groups.txt:1: expected `path group`"),
-        ("a.png 1\n./a.png 2\n", "groups.txt:2: 'a.png' is in group 2 here and in 1 before"),
-    ],
-)
-def test_bad_groups(birds, capsys, groups, message):
-    Path("groups.txt").write_text(groups)
-    line = fails(capsys, birds, "--test", "metadata.csv", "--groups", "groups.txt")
-    assert message in line
 
 
 def test_a_run_is_not_tested_on_what_it_was_trained_on(birds, capsys):
