@@ -109,6 +109,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -225,12 +226,11 @@ class Checkpoint:
             shown = f"{frames} frames"
         elif args.windows:
             shown = f"clips of {one_clip}, one each {args.windows} frames"
-        elif clips == 1:
-            shown = f"1 centre clip of {one_clip}"
         else:
             shown = f"{clips} clips of {one_clip}"
-        if not shown.startswith("1 centre"):
-            shown = f"{fusion} of {shown}"
+        shown = f"{fusion} of {shown}"
+        if clips == 1 and not self.tsn and not args.windows:
+            shown = f"1 centre clip of {one_clip}"
         return f"{shown}, short side {self.args['resize']}, centre crop {self.args['size']}"
 
     @property
@@ -875,7 +875,7 @@ def train_probe(x, p, seed, patience=20):
     layers = []
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU()]
     net = nn.Sequential(*layers[:-1]).to(x.device)
     adam = torch.optim.Adam(net.parameters(), 5e-4)
