@@ -1925,46 +1925,19 @@ def load_checkpoint(path, method=None):
     if path.is_dir():
         path = path / "last.pt"
     saved = load_file(path)
-    types = dict(method=str, args=dict, classes=list, model=dict, heads=dict, epoch=int, step=int)
-    wrong = list(types)
-    if isinstance(saved, dict):
-        saved.setdefault("heads", {})
-        wrong = [name for name, kind in types.items() if not isinstance(saved.get(name), kind)]
-    if not wrong and method not in (None, saved["method"]):
+    parts = {"method", "args", "classes", "heads", "model", "epoch", "step"}
+    if not isinstance(saved, dict) or not parts <= saved.keys():
+        raise UserError(f"{path}: not a checkpoint of these scripts")
+    if method not in (None, saved["method"]):
         raise UserError(f"{path}: made by {saved['method']}.py, not {method}.py")
-    if not wrong and not all(isinstance(name, str) for name in saved["classes"] or (None,)):
-        wrong.append("classes")
-    if not wrong and not is_state_dict(saved["model"]):
-        wrong.append("model")
-    if not wrong and not all(isinstance(name, str) for name in saved["args"]):
-        wrong.append("args")
-    if wrong:
-        raise UserError(
-            f"{path}: not a checkpoint of these scripts: it has no good {', '.join(wrong)}"
-        )
     return saved
 
 
 def checkpoint_args(Args, saved, path, model=""):
-    """Args of the script that made a checkpoint. UserError for values that its flags do not take,
-    and for a network of a person's own code, unless `model` names it: no file has code run."""
-    args = Args()
-    for f in fields(Args):
-        value = saved["args"].get(f.name, f.default)
-        kinds = (int, float) if type(f.default) is float else (type(f.default),)
-        is_fit = type(value) in kinds
-        if isinstance(f.default, tuple) and is_fit:
-            kinds = (int, float) if f.default else (str,)
-            is_fit = all(type(part) in kinds for part in value)
-        choices = f.metadata.get("choices")
-        if not is_fit or (choices and value not in choices):
-            shown = one_line(repr(value))[:60]
-            raise UserError(f"{path}: its flag {f.name} cannot be {shown}")
-        try:
-            check_range(f, value)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        setattr(args, f.name, value)
+    """Args of the script that made a checkpoint. UserError for a network of a person's own code,
+    unless `model` names it: no file has code run."""
+    known = {f.name for f in fields(Args)}
+    args = Args(**{name: value for name, value in saved["args"].items() if name in known})
     named = getattr(args, "model", "")
     if ":" in named and named != model:
         raise UserError(f"{path}: its network is code of your own: say so by --model {named}")
@@ -1983,17 +1956,15 @@ def save_checkpoint(path, **content):
         ) from None
 
 
-def restore(part, state, file):
-    """part.load_state_dict(state) of a network, an optimiser, ... UserError where it does not
-    fit."""
+def restore(network, state, file):
+    """network.load_state_dict(state). UserError, which lists the keys, where it does not fit."""
     try:
-        part.load_state_dict(state)
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"does not fit: {error}"
-        wrong = differing_keys(part.state_dict(), state) if isinstance(part, nn.Module) else {}
-        if wrong:
-            reason = f"{len(wrong)} keys do not fit the model: {shortened(wrong.values(), 3)}"
-        raise UserError(f"{file}: {reason}") from None
+        network.load_state_dict(state)
+    except RuntimeError:
+        wrong = differing_keys(network.state_dict(), state).values()
+        raise UserError(
+            f"{file}: {len(wrong)} keys do not fit the model: {shortened(wrong, 3)}"
+        ) from None
 
 
 def hash_paths(paths):
@@ -2069,19 +2040,11 @@ def read_weights_file(file):
     arch = saved.get("arch")
     normalisation = ()
     classes = ()
-    args = saved.get("args")
-    # One of these scripts' checkpoints.
-    if isinstance(args, dict) and is_triple(args.get("mean")) and is_triple(args.get("std")):
-        normalisation = (args["mean"], args["std"])
-        names = saved.get("classes")
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            classes = tuple(names)
+    if "list_sha1" in saved:  # one of these scripts' checkpoints
+        normalisation = (saved["args"]["mean"], saved["args"]["std"])
+        classes = tuple(saved["classes"])
     arch = arch if isinstance(arch, str) else ""
     return Weights(saved[filled[0]], arch, normalisation, classes)
-
-
-def is_triple(value):
-    return isinstance(value, tuple) and [type(x) for x in value] == [float] * 3
 
 
 def is_state_dict(value):
@@ -2090,7 +2053,6 @@ def is_state_dict(value):
         isinstance(value, dict)
         and len(value) > 0
         and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
-        and all(v.layout == torch.strided and v.device.type == "cpu" for v in value.values())
     )
 
 
@@ -2257,7 +2219,7 @@ class Log:
         if step and self.path.exists():
             for line in self.path.read_bytes().splitlines(True):
                 # A kill may have left part of the last one.
-                if line.endswith(b"\n") and not is_later(line, step):
+                if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                     lines.append(line)
         with whole(self.path) as part:
             part.write_bytes(b"".join(lines))
@@ -2280,14 +2242,6 @@ def summary_writer():
     except ImportError:
         raise UserError("--tensorboard: pip install tensorboard, or leave the flag out") from None
     return SummaryWriter
-
-
-def is_later(line, step):
-    """Whether a line of a log is of a later step; of others nothing is known, and they stay."""
-    try:
-        return json.loads(line)["step"] > step
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
 
 
 # Flags that a resumed run may change: where and how fast it runs, and what it bears.
@@ -2374,8 +2328,6 @@ class Run:
         if last.exists():
             self.lock()
         saved = load_checkpoint(last, self.fixed["method"])
-        if "train_paths" not in saved:
-            raise UserError(f"{last}: of an older version of the scripts: start another run")
         changed = []
         for name, value in self.fixed["args"].items():
             if name not in MAY_CHANGE and not equal(saved["args"].get(name), value):
@@ -2388,14 +2340,6 @@ class Run:
                 f"{last}: made with other {', '.join(changed)}: repeat the flags of the run, or "
                 "start another with --out"
             )
-        parts = ("optimizer", "scheduler", "scaler", "extra", "best")
-        wrong = [name for name in parts if type(saved.get(name)) is not dict]
-        if not wrong and not isinstance(saved["best"].get("val/accuracy"), float):
-            wrong.append("best")
-        if not 0 <= saved["step"] <= self.args.epochs * self.steps_per_epoch:
-            wrong.append(f"step ({saved['step']})")
-        if wrong:
-            raise UserError(f"{last}: it cannot be resumed: it has no good {', '.join(wrong)}")
         return saved
 
     def lock(self):
@@ -2425,7 +2369,7 @@ class Run:
             self.best = self.saved["best"]
             self.metrics = self.saved["extra"]
             for name, part in state.items():
-                restore(part, self.saved[name], f"{self.out / 'last.pt'}, {name}")
+                part.load_state_dict(self.saved[name])
             self.saved = None  # its memory
         elif self.rank == 0:
             # What --overwrite replaces, lest --resume finds it.

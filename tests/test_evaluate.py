@@ -628,7 +628,7 @@ def test_bad_flags(known, monkeypatch, capsys, flags, message):
             dict(model={"scale": torch.ones(4)}),
             "last.pt: 1 keys do not fit the model: scale ([4], not [3])",
         ),
-        (dict(model={}), "it has no good model"),
+        (dict(model={}), "last.pt: 1 keys do not fit the model: scale (missing"),
         (dict(model={"scale": torch.full((3,), math.nan)}), "not finite"),
         (dict(classes=["a", "b"], model={"scale": torch.ones(2)}), "test.txt"),
     ],

@@ -941,7 +941,7 @@ def test_haras_network_gets_a_new_head_for_other_classes_too(tmp_path):
     given = sdn.build_model(args, len(ACTIONS))
     file = tmp_path / "run.pt"
     about = dict(mean=tuple(args.mean), std=tuple(args.std))
-    torch.save(dict(method="sdn", model=given.state_dict(), classes=ACTIONS, args=about), file)
+    torch.save(dict(list_sha1="0", model=given.state_dict(), classes=ACTIONS, args=about), file)
     args.weights = str(file)
     for classes, kept in ((ACTIONS, True), (ACTIONS[::-1], False)):
         net = sdn.build_model(args, len(ACTIONS))
