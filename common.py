@@ -1956,12 +1956,13 @@ def save_checkpoint(path, **content):
         ) from None
 
 
-def restore(network, state, file):
-    """network.load_state_dict(state). UserError, which lists the keys, where it does not fit."""
+def restore(part, state, file):
+    """part.load_state_dict(state) of a network, an optimiser, ... UserError, which lists the keys,
+    where it does not fit a network."""
     try:
-        network.load_state_dict(state)
+        part.load_state_dict(state)
     except RuntimeError:
-        wrong = differing_keys(network.state_dict(), state).values()
+        wrong = differing_keys(part.state_dict(), state).values()
         raise UserError(
             f"{file}: {len(wrong)} keys do not fit the model: {shortened(wrong, 3)}"
         ) from None
@@ -2369,7 +2370,7 @@ class Run:
             self.best = self.saved["best"]
             self.metrics = self.saved["extra"]
             for name, part in state.items():
-                part.load_state_dict(self.saved[name])
+                restore(part, self.saved[name], f"{self.out / 'last.pt'}, {name}")
             self.saved = None  # its memory
         elif self.rank == 0:
             # What --overwrite replaces, lest --resume finds it.

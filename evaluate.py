@@ -172,7 +172,9 @@ class Args:
         low=0,
     )
     shuffles: int = arg(
-        3, "random orders of each test clip, 0 for none; Hara et al. give no number", low=0
+        3,
+        "random orders of each test clip, 0 for none, as of a TSN; Hara et al. give no number",
+        low=0,
     )
     model: str = arg("", "your own MODULE:FUNCTION that the runs were trained with")
     seed: int = arg(0, "seed of the SCUFO frames, the shuffles, the probe and the bootstrap", low=0)
@@ -223,13 +225,12 @@ class Checkpoint:
         clips, frames = self.views(args.clips)
         one_clip = f"{frames} frames x stride {self.args['stride']}"
         if self.tsn:
-            shown = f"{frames} frames"
+            shown = f"{fusion} of {frames} frames"
         elif args.windows:
-            shown = f"clips of {one_clip}, one each {args.windows} frames"
+            shown = f"{fusion} of clips of {one_clip}, one each {args.windows} frames"
+        elif clips > 1:
+            shown = f"{fusion} of {clips} clips of {one_clip}"
         else:
-            shown = f"{clips} clips of {one_clip}"
-        shown = f"{fusion} of {shown}"
-        if clips == 1 and not self.tsn and not args.windows:
             shown = f"1 centre clip of {one_clip}"
         return f"{shown}, short side {self.args['resize']}, centre crop {self.args['size']}"
 
@@ -605,7 +606,8 @@ def clip_orders(run, split, args, masked):
         background = split.removeprefix("scuba-")
         orders[f"scufo-{background}"] = partial(static_orders, seed=args.seed)
     _, frames = run.views(args.clips)
-    if split == "test" and frames > 1 and not run.tsn:  # which knows of no order
+    # A TSN averages over single frames, in whatever order.
+    if split == "test" and frames > 1 and not run.tsn:
         for draw in range(args.shuffles):
             orders[f"shuffled-{draw}"] = partial(shuffled_orders, seed=args.seed, draw=draw)
     return orders
@@ -1458,7 +1460,10 @@ def same_lists(row, first):
                 return False
         elif name.startswith("test"):
             return False
-    return True
+    # A mean over other backgrounds is another figure.
+    places = set(backgrounds([row]))
+    places_of_first = set(backgrounds([first]))
+    return places == places_of_first or not places or not places_of_first
 
 
 def layout(table):

@@ -504,12 +504,13 @@ for out, flags in {
     "scuba-boxes": "test.txt --masks data/real/humans.jsonl --conflfg",
     "scuba-train": "train.txt --masks data/real/jhmdb/masks --seed 1",
 }.items():
+    part = f"data/real/{out}.part"
     MAKE[f"data/real/{out}"] = (
         f"python albar.py scuba data/real/jhmdb/{flags} --backgrounds data/real/photos "
-        "data/real/textures sinusoid --out {part} && rm -f data/real/jhmdb/benchmark.json && "
-        "cat {part}/photos.txt {part}/textures.txt {part}/sinusoid.txt > {part}/all.txt && "
-        "mv {part} {whole}"
-    ).format(part=f"data/real/{out}.part", whole=f"data/real/{out}")
+        f"data/real/textures sinusoid --out {part} && rm -f data/real/jhmdb/benchmark.json && "
+        f"cat {part}/photos.txt {part}/textures.txt {part}/sinusoid.txt > {part}/all.txt && "
+        f"mv {part} data/real/{out}"
+    )
 MAKE["data/real"] = "python tests/real.py ${REAL:?the folder of jhmdb and ucf9: see tests/real.py}"
 MAKE["data/toy0/birds"] = "python tests/toy.py data/toy0/birds"
 for percent in (0, 20, 40, 60, 80, 90, 100):
@@ -1890,8 +1891,10 @@ def paper_lines(lines):
         of_paper = [verdicts[number] for number in numbers if number in verdicts]
         cells = [of_paper.count(kind) for kind in ("holds", "does not hold", "within noise")]
         table.append([paper, *map(str, [len(of_paper), *cells])])
-    waiting = [claim.number for table in TABLES.values() for claim in table.read_claims()]
-    waiting = [name for name in waiting if name not in claims]
+    waiting = []
+    for name in TABLES:
+        numbers = [claim.number for claim in TABLES[name].read_claims()]
+        waiting += [number for number in numbers if number not in claims]
     if not waiting:
         return markdown(table)
     return [*markdown(table), "", f"Not run in full yet: {', '.join(waiting)}."]
@@ -1945,18 +1948,18 @@ def sections_of(names):
     """{name: lines}, in the order of TABLES: of the tables in `names` what is done here, of the
     others what RESULTS.md has."""
     written = written_sections()
-    names = [name for name in names if table_lines(name)]
-    claims = judged(names)
+    done = [name for name in names if table_lines(name)]
+    claims = judged(done)
     outcomes = [outcome for outcomes in claims.values() for outcome in outcomes]
     kept_lines = []
-    for name in set(written) - set(names):
+    for name in set(written) - set(done):
         kept_lines += written[name]
     _, kept_tests, _ = read_verdicts(kept_lines)
     others = set(kept_tests) - {outcome.test for outcome in outcomes}
     certain = holm(outcomes, len(others))
     sections = {}
     for name in TABLES:
-        if name in names:
+        if name in done:
             sections[name] = section(name, claims, certain)
         elif name in written:
             sections[name] = written[name]
@@ -1964,7 +1967,7 @@ def sections_of(names):
 
 
 def show(names, sections):
-    shown = [name for name in sections if name in names]
+    shown = [name for name in sections if name in names and table_lines(name)]
     for name in shown:
         print("\n".join([f"## {TABLES[name].title}", "", *sections[name]]))
     print("\n".join(count_lines(sum([sections[name] for name in shown], []))))
@@ -2107,7 +2110,7 @@ def main(argv=None):
     sections = sections_of(names)
     show(names, sections)
     if not done:
-        raise SystemExit(1)  # a table that lacks runs would replace a whole one
+        raise SystemExit(1)  # what lacks the runs that failed would replace a whole table
     if args.write:
         write(names, sections)
 

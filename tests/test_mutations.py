@@ -1,4 +1,4 @@
-"""Bad input gets one clear line, and never a traceback: files of every kind that the scripts read,
+"""Bad input gets one clear line, and never a traceback: lists, labels, boxes, videos and weights,
 changed at random in thousands of seeded ways, are read, or refused by a UserError."""
 
 import copy

@@ -796,7 +796,7 @@ BAD = {
 def test_bad_input_ends_with_one_line(name, script, flags, world, tmp_path, capsys):
     change, message = BAD[script.__name__][name]
     for method in ("albar", "sdn"):
-        content = dict(method=method, args={}, classes=["x"], epoch=1, step=1)
+        content = dict(method=method, args={}, classes=["x"], heads={}, epoch=1, step=1)
         content |= dict(model={"x": torch.zeros(1)})
         torch.save(content, tmp_path / f"{method}.pt")
     line = {"path": "x.mp4", "every": 1, "frames": [], "boxes": [], "scores": []}
@@ -858,7 +858,7 @@ def test_bad_videos_in_a_loaders_process_end_with_one_line(flags, tmp_path):
     [
         ({"weights": 1}, "not a checkpoint of these scripts"),
         (
-            dict(method="other", args={}, classes=[], model={}, epoch=0, step=0),
+            dict(method="other", args={}, classes=[], heads={}, model={}, epoch=0, step=0),
             "made by other.py, not albar.py",
         ),
     ],
